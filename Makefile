@@ -1,0 +1,27 @@
+.PHONY: demo test check clean
+PYTHON ?= python3
+BIN := .venv/bin
+# The library alone, then the development tools on top: a demo need not wait for the latter.
+CORE := .venv/core.stamp
+DEV := .venv/dev.stamp
+
+demo: $(CORE)
+	$(BIN)/qgraft demo
+
+test: check
+	$(BIN)/python -m pytest -q -n 2
+
+check: $(DEV)
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
+
+$(CORE): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(DEV): $(CORE)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,1 @@
+"""Graft quantum heads onto trained vision networks."""

@@ -1,0 +1,1 @@
+"""Circuits as data: gates, operations, observables and the named builders."""

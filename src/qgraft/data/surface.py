@@ -1,0 +1,123 @@
+"""Steel photographs with defect boxes -> balanced normal / anomalous images, two protocols.
+
+`paper` (arXiv 2409.00228, section III): an anomalous image is the photograph itself, a normal
+one a box-free crop magnified to the same size. Magnification blurs, so blur alone separates the
+classes. `clean`: every photograph gives one normal crop and one crop around a defect, both of
+the same side and magnified alike; two photographs with equal pixels count as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qgraft.data.images import resize
+from qgraft.data.imageset import ANOMALOUS, NORMAL, ImageSet, Photographs
+from qgraft.data.patches import Square, crop_around, free_squares
+from qgraft.data.splits import Protocol, Splits, clean_splits, paper_splits
+from qgraft.errors import DataError
+from qgraft.seeds import numpy_rng
+
+PUBLISHED_PER_CLASS = 1103
+SIZE = 200
+CUT_MARK = "#"  # "scratches_7#12,40,92" is the 92-pixel square at x 12, y 40 of scratches_7
+
+
+def surface_images(
+    photographs: Photographs, *, protocol: Protocol, per_class: int, seed: int, size: int = SIZE
+) -> ImageSet:
+    """Make `per_class` normal and `per_class` anomalous images of `size` pixels a side.
+
+    Raises:
+        DataError: the photographs do not hold that many box-free squares.
+    """
+    pool = _normal_pool(photographs, per_class)
+    if len(pool) < per_class:
+        raise DataError(
+            f"{per_class} images per class were asked for, but the photographs hold only "
+            f"{len(pool)} box-free squares of at least 32 pixels; lower --per-class"
+        )
+    rng = numpy_rng(seed, f"surface {protocol}")
+    chosen = [pool[i] for i in np.sort(rng.permutation(len(pool))[:per_class])]
+    if protocol == "paper":
+        anomalous = _whole_photographs(photographs, per_class, rng)
+    else:
+        anomalous = [(i, _defect_square(photographs, i, square.side, rng)) for i, square in chosen]
+    cuts = [*chosen, *anomalous]
+    groups = _photograph_groups(photographs.images)
+    return ImageSet(
+        images=np.stack([_magnified(photographs.images[i], square, size) for i, square in cuts]),
+        labels=np.repeat(np.array([NORMAL, ANOMALOUS], dtype=np.int64), per_class),
+        groups=groups[[i for i, _ in cuts]],
+        names=tuple(_cut_name(photographs.names[i], square) for i, square in cuts),
+        findings=photographs.findings,
+    )
+
+
+def most_per_class(photographs: Photographs) -> int:
+    """Return how many images per class can be made with one of each from a photograph."""
+    return sum(
+        bool(free_squares((image.shape[0], image.shape[1]), boxes, most=1))
+        for image, boxes in zip(photographs.images, photographs.boxes, strict=True)
+    )
+
+
+def _magnified(photograph: np.ndarray, square: Square | None, size: int) -> np.ndarray:
+    return resize(square.cut(photograph) if square else photograph, size)
+
+
+def _cut_name(photograph: str, square: Square | None) -> str:
+    return f"{photograph}{CUT_MARK}{square.x},{square.y},{square.side}" if square else photograph
+
+
+def surface_splits(
+    photographs: Photographs, images: ImageSet, *, protocol: Protocol, n_folds: int, seed: int
+) -> Splits:
+    """Split the images of `surface_images`; `clean` balances the defect classes as well."""
+    if protocol == "paper":
+        return paper_splits(images, n_folds=n_folds, seed=seed)
+    names = sorted(set(photographs.defects))
+    defect_of = dict(zip(photographs.names, photographs.defects, strict=True))
+    strata = [names.index(defect_of[name.split(CUT_MARK)[0]]) for name in images.names]
+    return clean_splits(images, n_folds=n_folds, seed=seed, strata=np.array(strata))
+
+
+def _normal_pool(photographs: Photographs, wanted: int) -> list[tuple[int, Square]]:
+    """Return box-free squares: the largest of every photograph, then second largest, ..."""
+    squares = [
+        free_squares(image.shape[:2], boxes)
+        for image, boxes in zip(photographs.images, photographs.boxes, strict=True)
+    ]
+    pool: list[tuple[int, Square]] = []
+    for rank in range(max(map(len, squares), default=0)):
+        pool += [(i, found[rank]) for i, found in enumerate(squares) if len(found) > rank]
+        if len(pool) >= wanted:
+            break
+    return pool
+
+
+def _whole_photographs(
+    photographs: Photographs, per_class: int, rng: np.random.Generator
+) -> list[tuple[int, None]]:
+    if per_class > len(photographs):
+        raise DataError(
+            f"{per_class} anomalous images were asked for, but there are only "
+            f"{len(photographs)} photographs; lower --per-class"
+        )
+    return [(int(i), None) for i in np.sort(rng.permutation(len(photographs))[:per_class])]
+
+
+def _defect_square(
+    photographs: Photographs, index: int, side: int, rng: np.random.Generator
+) -> Square:
+    boxes = photographs.boxes[index]
+    box = boxes[int(rng.integers(len(boxes)))]
+    return crop_around(box, side, photographs.images[index].shape[:2], rng)
+
+
+def _photograph_groups(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Number the photographs; those with the same pixels get the same number."""
+    seen: dict[tuple[tuple[int, ...], bytes], int] = {}
+    keys = [(image.shape, image.tobytes()) for image in images]
+    return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)

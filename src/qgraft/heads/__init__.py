@@ -1,0 +1,1 @@
+"""Heads: `(batch, n_features)` in, logits `(batch, n_classes)` out."""

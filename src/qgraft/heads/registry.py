@@ -1,0 +1,43 @@
+"""Heads by name."""
+
+from __future__ import annotations
+
+import inspect
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from qgraft.errors import ConfigError
+from qgraft.heads.dense import DenseHead
+from qgraft.heads.dressed import DressedHead
+
+HEADS: dict[str, type[nn.Module]] = {
+    "dense": DenseHead,
+    "dressed": DressedHead,
+}
+
+
+def build_head(name: str, n_features: int, n_classes: int, **options: Any) -> nn.Module:
+    """Build the head `name` for features `(batch, n_features)` and `n_classes` logits.
+
+    Raises:
+        ConfigError: no such head or no such option of it.
+        ModelError: the head cannot be built from these options.
+    """
+    _check_known("head", name, list(HEADS))
+    builder = HEADS[name]
+    known = list(inspect.signature(builder).parameters)[2:]
+    for option in options:
+        _check_known(f"option of head {name!r}:", option, known)
+    for what, value in (("n_features", n_features), ("n_classes", n_classes)):
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{what} must be a positive integer, got {value!r}")
+    return builder(n_features, n_classes, **options)
+
+
+def _check_known(what: str, value: str, known: list[str]) -> None:
+    if value not in known:
+        close = get_close_matches(str(value), known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"unknown {what} {value!r}; {hint}known: {', '.join(known)}")

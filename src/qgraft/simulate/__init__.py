@@ -1,0 +1,1 @@
+"""A circuit and its numbers in, expectation values out."""

@@ -1,0 +1,129 @@
+"""The directory of a run: what was asked for, on what, how long it took, how far it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qgraft.errors import RunError
+from qgraft.training.checkpoint import read_json, write_json
+from qgraft.training.loop import EpochRecord
+
+Progress = Callable[[float, float, str], None]  # (work done, all work, what is being done)
+
+
+def silent(done: float, total: float, note: str) -> None:
+    """Report progress to nobody."""
+
+
+@dataclass
+class Run:
+    """One run directory while it is being filled.
+
+    Attributes:
+        folder: where everything goes.
+        progress: told after every epoch how much of `work` is done.
+        work: all the work of this run, in images of the smallest network.
+    """
+
+    folder: Path
+    progress: Progress = silent
+    work: float = 0.0
+    done: float = 0.0
+    _timings: dict[str, float] = field(default_factory=dict)
+
+    def advance(self, amount: float, note: str) -> None:
+        """Count `amount` of work as done."""
+        self.done += amount
+        self.progress(min(self.done, self.work), self.work, note)
+
+    def each_epoch(self, work: float, note: str) -> Callable[[int, list[EpochRecord]], None]:
+        """Return a callback that counts `work` for every epoch of a training."""
+
+        def advance(new: int, history: list[EpochRecord]) -> None:
+            accuracy = history[-1].get("val_accuracy", history[-1]["train_accuracy"])
+            self.advance(
+                work * new, f"{note}, epoch {len(history)}, accuracy {100 * accuracy:.1f} %"
+            )
+
+        return advance
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to the timing `name`, kept across resumes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self._timings[name] = round(self._timings.get(name, 0.0) + spent, 3)
+            write_json(self.folder / "timings.json", self._timings)
+
+
+def open_run(
+    folder: Path, config: dict[str, Any], *, resume: bool, progress: Progress = silent
+) -> Run:
+    """Start a run in `folder`, or go on with the one that is there.
+
+    Raises:
+        RunError: the folder holds a run and `resume` is not set, or a run of other settings.
+    """
+    settings = folder / "config.json"
+    if settings.exists():
+        if not resume:
+            raise RunError(
+                f"{folder} holds a run already; go on with it by --resume, or choose another --out"
+            )
+        stored = read_json(settings)
+        keys = ({**stored, **config}).keys() - {"command"}  # how it was typed does not matter
+        differing = sorted(key for key in keys if stored.get(key) != config.get(key))
+        if differing:
+            key = differing[0]
+            raise RunError(
+                f"{folder} was started with other settings: {key} was {stored.get(key)!r}, now "
+                f"{config.get(key)!r} ({len(differing)} differ); use the same, or another --out"
+            )
+    elif folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; --out must name a folder")
+    else:
+        write_json(settings, config)
+    write_json(folder / "env.json", environment())
+    timings = folder / "timings.json"
+    return Run(folder, progress, _timings=read_json(timings) if timings.exists() else {})
+
+
+def remove_run(folder: Path) -> None:
+    """Delete a run directory; anything that is not one is left alone.
+
+    Raises:
+        RunError: the folder exists, is not empty and was not made by qgraft.
+    """
+    if not folder.exists():
+        return
+    if any(folder.iterdir()) and not (folder / "config.json").exists():
+        raise RunError(f"{folder} is not empty and not a run; choose another --out")
+    shutil.rmtree(folder)
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine a run was made with."""
+    from importlib.metadata import version
+
+    import torch
+
+    packages = ("qgraft", "torch", "numpy", "pillow", "scikit-learn", "scipy")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,120 @@
+"""The recipe behind every surface study: classical networks, grafts in folds, one result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qgraft.config import TrainingConfig
+from qgraft.data.imageset import ImageSet
+from qgraft.data.splits import Splits
+from qgraft.evaluation.shortcuts import spectrum_control
+from qgraft.studies.classical import classical_work, load_classical, train_classical, trunk_file
+from qgraft.studies.hybrid import (
+    FINAL,
+    Hybrid,
+    head_file,
+    head_options,
+    hybrid_work,
+    train_hybrid,
+)
+from qgraft.studies.results import Findings, data_summary
+from qgraft.studies.run import Run
+from qgraft.training.checkpoint import write_json
+from qgraft.training.loop import keep_freed_memory
+from qgraft.trunks.surface_cnn import SURFACE_CNNS
+
+MODELS_FILE = "models.json"
+
+
+class Plan(NamedTuple):
+    """One classical network, trained or loaded, and the grafts to make from it."""
+
+    name: str
+    trunk: str
+    hybrids: Sequence[Hybrid]
+    weights: Path | None = None
+
+
+def no_facts(model: str, variant: str) -> dict[str, Any]:
+    """Return nothing further about a row."""
+    return {}
+
+
+def run_two_stage(
+    run: Run,
+    images: ImageSet,
+    splits: Splits,
+    plans: Sequence[Plan],
+    config: TrainingConfig,
+    *,
+    notes: Sequence[str],
+    facts: Callable[[str, str], dict[str, Any]] = no_facts,
+) -> dict[str, Any]:
+    """Train what is not in `run.folder` yet and return the content of `result.json`.
+
+    Args:
+        run: where everything goes.
+        images: all images.
+        splits: who may see which of them.
+        plans: the networks and their grafts.
+        config: training settings.
+        notes: what a reader must know to read the scores.
+        facts: further columns of a row, from model and variant (published values).
+    """
+    keep_freed_memory()
+    summary = data_summary(images)
+    write_json(
+        run.folder / "data.json",
+        {"summary": summary, "digest": images.digest(), "splits": splits.to_json()},
+    )
+    run.work = sum(
+        (0.0 if plan.weights else classical_work(plan.trunk, splits, config))
+        + len(plan.hybrids) * hybrid_work(splits, config)
+        for plan in plans
+    )
+    findings = Findings(images, splits)
+    models: dict[str, dict[str, Any]] = {}
+    for plan in plans:
+        if plan.weights:
+            trained = load_classical(plan.weights, plan.trunk, images, splits)
+        else:
+            trained = train_classical(run, plan.trunk, images, splits, config)
+        trunk_path = plan.weights or trunk_file(run.folder, plan.trunk, trained.kept)
+        findings.add_classical(plan.name, trained)
+        for hybrid in plan.hybrids:
+            grafted = train_hybrid(run, trained.model, plan.name, hybrid, images, splits, config)
+            n_dense = SURFACE_CNNS[plan.trunk].n_dense
+            replaced = n_dense if hybrid.replace_last == "all" else hybrid.replace_last
+            findings.add_hybrid(plan.name, hybrid.variant, replaced, grafted)
+            head_path = head_file(run.folder, plan.name, hybrid.variant, FINAL)
+            models[f"{plan.name}/{hybrid.variant}"] = {
+                "trunk": plan.trunk,
+                "trunk_file": _relative(trunk_path, run.folder),
+                "head": hybrid.head,
+                "head_file": _relative(head_path, run.folder),
+                "head_options": head_options(hybrid.head, config),
+                "replace_last": hybrid.replace_last,
+                "channels": 1 if images.images.ndim == 3 else 3,
+                "class_names": list(images.class_names),
+            }
+    for row in findings.rows:
+        row.update(facts(row["model"], row["variant"]))
+    result = {
+        "study": config.study,
+        "protocol": config.protocol,
+        "rows": findings.rows,
+        "shortcut_control": spectrum_control(images, n_folds=config.folds, seed=config.seed),
+        "notes": list(notes),
+        "config": config.model_dump(mode="json"),
+        "data": summary,
+    }
+    write_json(run.folder / MODELS_FILE, models)
+    findings.write(run.folder, result)
+    return result
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return `path` as seen from the run, so that a run can be moved as a whole."""
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path.resolve())

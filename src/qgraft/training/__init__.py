@@ -1,0 +1,1 @@
+"""Networks in, trained networks out: the loop, the folds and the files they leave."""

@@ -1,0 +1,92 @@
+"""Files of a run: written whole or not at all, weights as safetensors, numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qgraft.errors import RunError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write `content` so that `path` always holds either the old bytes or all the new ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with part.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, keys in the order given; NaN is refused."""
+    atomic_write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in `path`.
+
+    Raises:
+        RunError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: is this the folder of a finished run?") from None
+    except ValueError as error:
+        raise RunError(f"{path} is not valid JSON ({error}); delete it and run again") from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **metadata: str) -> None:
+    """Write named tensors and string metadata as one safetensors file."""
+    from safetensors.torch import save
+
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    atomic_write(path, save(flat, metadata or None))
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the named tensors of a safetensors file.
+
+    Raises:
+        WeightsError: the file is missing, damaged or of another format.
+    """
+    return load_tensors_with_metadata(path)[0]
+
+
+def load_tensors_with_metadata(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the named tensors and the string metadata of a safetensors file.
+
+    Raises:
+        WeightsError: the file is missing, damaged or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as handle:
+            # get_tensor maps the file; clone so that the file may be replaced meanwhile.
+            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
+            return tensors, handle.metadata() or {}
+    except FileNotFoundError:
+        raise WeightsError(f"weights file {path} does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path} is not a readable safetensors file ({error}); qgraft loads no other format"
+        ) from None

@@ -1,0 +1,1 @@
+"""Images in, features out: the classical networks a head is grafted onto."""

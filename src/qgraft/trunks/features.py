@@ -1,0 +1,67 @@
+"""A frozen trunk never changes, so its features are computed once and kept by content.
+
+The key of a cached file covers the pixels, the weights and what can change the arithmetic
+(torch version, CPU capability), so a stale file cannot be mistaken for a fresh one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from qgraft.errors import WeightsError
+from qgraft.training.checkpoint import load_tensors, save_tensors
+from qgraft.training.loop import predict_logits
+
+CACHE_BYTES = 4 * 2**30
+
+
+def cache_folder() -> Path:
+    """Return the folder of cached features: `$QGRAFT_CACHE`, or `~/.cache/qgraft`."""
+    return Path(os.environ.get("QGRAFT_CACHE") or Path.home() / ".cache" / "qgraft") / "features"
+
+
+def cached_features(trunk: nn.Module, images: torch.Tensor, images_digest: str) -> torch.Tensor:
+    """Return the features `(n, n_features)` of uint8 images `(n, c, h, w)`, computed at most once.
+
+    Args:
+        trunk: the frozen trunk, used in eval mode.
+        images: the images.
+        images_digest: a hash of the images, for example `ImageSet.digest()`.
+    """
+    path = cache_folder() / f"{_key(trunk, images_digest)}.safetensors"
+    if path.exists():
+        try:
+            features = load_tensors(path)["features"]
+        except WeightsError:
+            path.unlink(missing_ok=True)  # a damaged cache file is only a slow start
+        else:
+            os.utime(path)
+            return features
+    features = predict_logits(trunk, images, batch_size=64)
+    save_tensors(path, {"features": features})
+    _prune(path.parent)
+    return features
+
+
+def _key(trunk: nn.Module, images_digest: str) -> str:
+    sha = hashlib.sha256(images_digest.encode())
+    sha.update(f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {trunk}".encode())
+    for name, tensor in trunk.state_dict().items():
+        sha.update(name.encode())
+        sha.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _prune(folder: Path) -> None:
+    """Delete the files unused for longest until the cache is within its size."""
+    files = sorted(folder.glob("*.safetensors"), key=lambda f: f.stat().st_mtime, reverse=True)
+    total = 0
+    for file in files:
+        total += file.stat().st_size
+        if total > CACHE_BYTES:
+            file.unlink(missing_ok=True)

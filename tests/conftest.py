@@ -1,0 +1,24 @@
+"""Shared fixtures: real data when its folder is known, one thread for steady small tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Several test processes share the cores; threads inside each would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory, monkeypatch):
+    """Keep cached features of tests out of the user's cache."""
+    monkeypatch.setenv("QGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of public data sets, or skip when `QGRAFT_DATA` does not name one."""
+    folder = os.environ.get("QGRAFT_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("QGRAFT_DATA does not point at the public data sets")
+    return Path(folder)

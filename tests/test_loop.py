@@ -1,0 +1,201 @@
+"""The training loop: exact resume, pure shuffles, parity with a plain loop, and its files."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from qgraft.errors import RunError, WeightsError
+from qgraft.seeds import torch_stream
+from qgraft.training import loop
+from qgraft.training.checkpoint import (
+    atomic_write,
+    load_tensors,
+    read_json,
+    save_tensors,
+    write_json,
+)
+from qgraft.training.loop import Recipe, Samples, as_float, load_weights, predict_logits, train
+
+
+def samples(n=96, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(n, 6, generator=generator)
+    return Samples(inputs, (inputs[:, 0] * inputs[:, 1] > 0).long())
+
+
+def network(seed=0):
+    with torch_stream(seed, "test network"):
+        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(0.3), nn.Linear(16, 2))
+
+
+def weights_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+RECIPE = Recipe(epochs=6, learning_rate=0.01, batch_size=32)
+
+
+def test_it_learns():
+    history = train(network(), samples(), samples(seed=1), RECIPE._replace(epochs=80), seed=0)
+    assert len(history) == 80
+    assert history[-1]["train_loss"] < 0.5 < history[0]["train_loss"]
+    assert history[-1]["val_accuracy"] > 0.75
+
+
+def test_without_dropout_it_equals_a_plain_adam_loop():
+    """An independent loop over the same order ends with the same weights."""
+    model, plain = (nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2)) for _ in range(2))
+    plain.load_state_dict(model.state_dict())
+    data = samples()
+    train(model, data, samples(seed=1), RECIPE, seed=5)
+    optimiser = torch.optim.Adam(plain.parameters(), RECIPE.learning_rate)
+    for epoch in range(RECIPE.epochs):
+        with torch_stream(5, "epoch", epoch) as generator:
+            order = torch.randperm(96, generator=generator)
+        for start in range(0, 96, 32):
+            index = order[start : start + 32]
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(plain(data.inputs[index]), data.labels[index]).backward()
+            optimiser.step()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_a_stopped_training_ends_with_the_same_bits(tmp_path, monkeypatch, stop_after):
+    monkeypatch.setattr(loop, "STORE_EVERY_S", 0.0)
+    whole = network()
+    expected = train(whole, samples(), samples(seed=1), RECIPE, seed=3)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(new, history):
+        if len(history) == stop_after:
+            raise StoppedError
+
+    file = tmp_path / "head.safetensors"
+    with pytest.raises(StoppedError):
+        train(network(), samples(), samples(seed=1), RECIPE, seed=3, checkpoint=file, on_epoch=stop)
+    torch.manual_seed(99)  # whatever else happened to the global generator must not matter
+    resumed = network(seed=7)
+    seen = []
+    history = train(
+        resumed,
+        samples(),
+        samples(seed=1),
+        RECIPE,
+        seed=3,
+        checkpoint=file,
+        on_epoch=lambda new, history: seen.append(new),
+    )
+    assert history == expected
+    assert seen == [stop_after] + [1] * (RECIPE.epochs - stop_after)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name])
+
+
+def test_a_finished_checkpoint_is_read_not_repeated(tmp_path):
+    file = tmp_path / "head.safetensors"
+    model = network()
+    history = train(model, samples(), samples(seed=1), RECIPE, seed=3, checkpoint=file)
+    before = file.stat().st_mtime_ns
+    again = network(seed=1)
+    assert train(again, samples(), samples(seed=1), RECIPE, seed=3, checkpoint=file) == history
+    assert file.stat().st_mtime_ns == before
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    train(network(), samples(), samples(seed=1), RECIPE, seed=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_validation_never_moves_the_weights():
+    one, other = network(), network()
+    train(one, samples(), samples(seed=1), RECIPE, seed=0)
+    train(other, samples(), samples(n=7, seed=2), RECIPE, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_shuffled_labels_stay_at_chance():
+    data = samples(n=400)
+    shuffled = data.labels[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
+    held_out = samples(n=400, seed=1)
+    history = train(network(), Samples(data.inputs, shuffled), held_out, RECIPE, seed=0)
+    assert 0.38 < history[-1]["val_accuracy"] < 0.62
+
+
+def test_a_loss_that_explodes_is_one_clear_error():
+    data = samples()
+    inputs = data.inputs.clone()
+    inputs[0, 0] = float("nan")
+    with pytest.raises(RunError, match=r"training loss became nan; lower the learning rate"):
+        train(network(), Samples(inputs, data.labels), data, RECIPE, seed=0)
+
+
+def test_images_become_floats_between_0_and_1():
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    floats = as_float(images)
+    torch.testing.assert_close(floats.ravel(), torch.arange(256) / 255)
+    assert as_float(floats) is floats
+
+
+def test_predictions_do_not_depend_on_the_batch():
+    inputs = samples(n=10).inputs
+    model = network()
+    torch.testing.assert_close(
+        predict_logits(model, inputs, batch_size=3), predict_logits(model, inputs)
+    )
+
+
+def test_weights_must_fit(tmp_path):
+    model = network()
+    good = weights_of(model)
+    file = tmp_path / "w.safetensors"
+    with pytest.raises(WeightsError, match=r"1 tensors missing, unexpected .* first '0.bias'"):
+        load_weights(model, {k: v for k, v in good.items() if k != "0.bias"}, file)
+    with pytest.raises(WeightsError, match=r"of another shape, first '0.bias'"):
+        load_weights(model, {**good, "0.bias": torch.zeros(3)}, file)
+    with pytest.raises(WeightsError, match=r"not finite in '0.bias'"):
+        load_weights(model, {**good, "0.bias": torch.full((16,), float("inf"))}, file)
+
+
+def test_damaged_weight_files_are_refused(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_tensors(file, {"a": torch.ones(3)}, note="x")
+    assert load_tensors(file)["a"].tolist() == [1, 1, 1]
+    content = file.read_bytes()
+    for damaged in (b"", content[:5], content[:-1], b"\xff" * 20, b"\x80\x04pickle"):
+        file.write_bytes(damaged)
+        with pytest.raises(WeightsError, match="not a readable safetensors file"):
+            load_tensors(file)
+    with pytest.raises(WeightsError, match="does not exist"):
+        load_tensors(tmp_path / "none.safetensors")
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "result.json"
+    write_json(file, {"a": 1})
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        atomic_write(file, "half")
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_json_refuses_nan_and_names_a_missing_file(tmp_path):
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "x.json", float("nan"))
+    with pytest.raises(RunError, match=r"x\.json is missing"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(RunError, match="not valid JSON"):
+        read_json(tmp_path / "x.json")
