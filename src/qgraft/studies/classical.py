@@ -16,7 +16,7 @@ from qgraft.evaluation.metrics import score
 from qgraft.seeds import derive, torch_stream
 from qgraft.studies.run import Run
 from qgraft.training.loop import EpochRecord, Recipe, Samples, load_trained, predict_logits, train
-from qgraft.trunks.surface_cnn import Standardise, surface_cnn
+from qgraft.trunks.surface_cnn import Standardise, published_name, surface_cnn
 
 # Cost of one training image, in training images of CM-2, to weigh the progress bar.
 IMAGE_COST = {"cm1": 10.0, "cm2": 1.0, "cm3": 0.9}
@@ -66,10 +66,10 @@ def train_classical(
     scored = splits.holdout if len(splits.holdout) else splits.select
     models, curves, selection, probabilities = [], [], [], []
     for init in range(config.inits):
-        note = f"{trunk.upper()} from images, initialisation {init + 1} of {config.inits}"
+        note = f"{published_name(trunk)} from images, initialisation {init + 1} of {config.inits}"
         work = IMAGE_COST[trunk] * len(splits.train)
         model = new_network(trunk, images, splits, seed=derive(config.seed, trunk, init))
-        with run.timed(f"{trunk}/classical"):
+        with run.timed(f"{published_name(trunk)}/classical"):
             history = train(
                 model,
                 training,
