@@ -492,7 +492,7 @@ def test_verdict_names_scores_on_other_images() -> None:
 def test_control_sentence() -> None:
     row = ("m", "classical", 0.9, None)
     assert verdict.control_sentence(scored(row, control=0.8)).startswith(
-        "Blur alone reaches F1 80.00 %: only the 10.00 points"
+        "The power spectrum alone reaches F1 80.00 %: only the 10.00 points"
     )
     assert "no model here does better" in verdict.control_sentence(scored(row, control=0.95))
     assert "not measured" in verdict.control_sentence(scored(row, control=None))
@@ -580,7 +580,7 @@ def test_page_and_markdown_show_the_same_cells(surface: Path) -> None:
 def test_page_puts_warnings_and_control_first(surface: Path) -> None:
     result, text = small_result(), Structure((surface / "report.html").read_text()).text
     order = [
-        verdict.verdict(result), "Blur alone reaches F1 87.70 %", *result["notes"],
+        verdict.verdict(result), "The power spectrum alone reaches F1 87.70 %", *result["notes"],
         "Parameters", "Shortcut control (blur only, 24 spectrum bins)", "Confusion matrices",
         "Mistakes", "patches_20", "What the files are like", *result["data"]["findings"],
         "head.n_qubits", "1 h 10 min", "qgraft reproduce surface --protocol paper --seed 7",

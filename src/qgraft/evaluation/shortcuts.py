@@ -56,6 +56,6 @@ def spectrum_control(
     return {
         "f1": scores["f1"],
         "auc": scores["auc"] if scores["auc"] is not None else 0.5,
-        "label": "logistic regression on the radial power spectrum (blur alone), "
+        "label": "logistic regression on the radial power spectrum, no shapes, "
         f"{n_folds} folds grouped by photograph",
     }

@@ -68,7 +68,7 @@ def draw_figures(finished: FinishedRun) -> list[Drawing]:
                 "f1",
                 "F1 of every model",
                 "Dots are means, bars one standard deviation over the folds or runs. "
-                "The dashed line is what blur alone reaches: a model left of it has shown nothing.",
+                "The dashed line is the shortcut control: a model left of it has shown nothing.",
                 plots.f1_spread(rows, result["shortcut_control"]),
             ),
             Drawing(

@@ -169,7 +169,7 @@ def f1_spread(rows: Sequence[Row], control: ShortcutControl | None) -> str:
             x = 100 * control["f1"]
             axes.axvline(x, color=GREY, linestyle=(0, (4, 3)), linewidth=1.2)
             axes.annotate(
-                f"blur alone {x:.1f}", (x, 1.0), xycoords=("data", "axes fraction"),
+                f"spectrum alone {x:.1f}", (x, 1.0), xycoords=("data", "axes fraction"),
                 xytext=(4, 2), textcoords="offset points", color=GREY, fontsize=8,
             )  # fmt: skip
         axes.set_yticks(places, [f"{_short(r['model'])}  {_short(r['variant'])}" for r in rows])

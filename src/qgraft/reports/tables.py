@@ -249,7 +249,7 @@ def terminal_table(result: Result) -> RenderableType:
 
 
 def control_line(result: Result) -> str:
-    """Return one line with the score that blur alone reaches."""
+    """Return one line with the score of the shortcut control."""
     control = result["shortcut_control"]
     if control is None or control["f1"] is None:
         return "Shortcut control: not measured in this run."

@@ -76,15 +76,15 @@ def verdict(result: Result) -> str:
 
 
 def control_sentence(result: Result) -> str:
-    """Return what blur alone reaches, and what that leaves for the models to explain."""
+    """Return what the power spectrum alone reaches, and what that leaves to explain."""
     control = result["shortcut_control"]
     if control is None or control["f1"] is None:
-        return "The shortcut control was not measured, so nobody knows what blur alone would reach."
-    lead = f"Blur alone reaches F1 {percent(control['f1'])} %"
+        return "The shortcut control was not measured, so nobody knows what a shortcut would reach."
+    lead = f"The power spectrum alone reaches F1 {percent(control['f1'])} %"
     left = best_row(result["rows"])["f1_mean"] - control["f1"]
     if left <= 0:
         return f"{lead}: no model here does better than that."
-    return f"{lead}: only the {percent(left)} points above it need more than the image's sharpness."
+    return f"{lead}: only the {percent(left)} points above it need more than that."
 
 
 def key_figures(result: Result) -> list[tuple[str, str, str]]:
@@ -101,7 +101,7 @@ def key_figures(result: Result) -> list[tuple[str, str, str]]:
     control = result["shortcut_control"]
     if control is not None and control["f1"] is not None:
         score = f"{percent(control['f1'])} %"
-        figures.append(("Blur alone", score, printable(control["label"])))
+        figures.append(("Spectrum alone", score, printable(control["label"])))
     return figures
 
 

@@ -17,7 +17,7 @@ DEMO_SETTINGS: dict[str, Any] = {
     "protocol": "clean",
     "models": ("cm2",),
     "inits": 1,
-    "epochs": 25,
+    "epochs": 60,
 }
 NOTES = (
     "Synthetic surfaces and a short training: this shows how qgraft works and says nothing about "
