@@ -14,7 +14,8 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # A room may import from itself and from the rooms before it.
 ROOMS = (
     "errors", "seeds", "config", "data", "circuits", "simulate", "devices", "heads", "grafting",
-    "training", "trunks", "evaluation", "studies", "export", "reports", "terminal", "serve", "cli",
+    "training", "trunks", "evaluation", "studies", "export", "reports", "bench", "terminal",
+    "serve", "cli",
 )  # fmt: skip
 # Where a room must reach one that stands later, and why.
 EXCEPTIONS = {("reports", "training")}

@@ -21,6 +21,7 @@ COMMANDS = (
     ["fit"],
     ["predict"],
     ["params"],
+    ["bench"],
 )
 
 
@@ -86,11 +87,11 @@ def test_the_demo_ends_with_a_table_a_page_and_json(monkeypatch, capsys, tmp_pat
     for _ in range(2):  # the second replaces the first
         code, out, err = call(monkeypatch, capsys, "demo", "--out", out_folder, "--json", "-")
         assert code == 0
-        assert "QTL-M-3" in out
-        assert "Shortcut control" in out
+        assert "QTL-M-3" in err
+        assert "Shortcut control" in err
         assert "100 %" in err
     assert (out_folder / "report.html").exists()
-    result = json.loads(out[out.index("\n{") :])
+    result = json.loads(out)
     assert result == json.loads((out_folder / "result.json").read_text())
     assert all(row["published_f1"] is None for row in result["rows"])
 
@@ -135,8 +136,11 @@ def test_reproduce_fit_and_predict_on_files(monkeypatch, capsys, tmp_path):
     )
     assert code == 0, err
     assert len(printed.splitlines()) == 31
-    code, _, err = call(monkeypatch, capsys, "fit", data, *QUICK, "--out", tmp_path / "fit")
+    code, out_text, err = call(
+        monkeypatch, capsys, "fit", data, *QUICK, "--out", tmp_path / "fit", "--json", "-"
+    )
     assert code == 0, err
+    assert json.loads(out_text)["study"] == "fit"
     row = json.loads((tmp_path / "fit" / "result.json").read_text())["rows"][1]
     assert (row["model"], row["variant"], row["replaced"]) == ("CM-2", "dressed", 4)
 
@@ -188,6 +192,17 @@ def test_mistakes_are_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, wo
     assert err.startswith("error: ")
     assert "Traceback" not in err
     assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("x")
+    data = write_voc(tmp_path / "data")
+    code, _, err = call(
+        monkeypatch, capsys, "fit", data, *QUICK, "--out", tmp_path / "file" / "run"
+    )
+    assert code == 2
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
 
 
 def test_several_wrong_settings_are_reported_together(monkeypatch, capsys, tmp_path):

@@ -1,6 +1,7 @@
 """Folders and manifests: found out by looking, loaded whole, or refused in one sentence."""
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from qgraft.errors import ConfigError, DataError
 
 def shade(name: str) -> int:
     """Return the grey with which `draw` fills the image of that name."""
-    return sum(name.encode()) % 251
+    return zlib.crc32(name.encode()) % 251
 
 
 def draw(root: Path, *names: str) -> Path:
@@ -203,6 +204,16 @@ def test_group_by_overrides_the_manifest(tmp_path):
     assert load_images(tmp_path, size=4).images.groups.tolist() == [0, 1, 1]
     loaded = load_images(tmp_path, size=4, group_by=lambda name: name[0])
     assert loaded.images.groups.tolist() == [0, 0, 1]
+
+
+def test_images_with_equal_pixels_share_a_group(tmp_path):
+    draw(tmp_path, "a1.png", "a2.png", "b1.png")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "a1.png").read_bytes())
+    manifest(tmp_path, "a1.png,x", "a2.png,y", "b1.png,x", "copy.png,y")
+    images = load_images(tmp_path, size=4).images
+    assert images.groups[0] == images.groups[3]
+    assert len(set(images.groups)) == 3
+    assert "1 images have the pixels of another; kept in its group" in images.findings
 
 
 STAY = "must be relative and stay inside the manifest's folder"

@@ -1,6 +1,7 @@
 """The training loop: exact resume, pure shuffles, parity with a plain loop, and its files."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from qgraft.training import loop
 from qgraft.training.checkpoint import (
     atomic_write,
     load_tensors,
+    load_tensors_with_metadata,
     read_json,
     save_tensors,
     write_json,
@@ -95,6 +97,45 @@ def test_a_stopped_training_ends_with_the_same_bits(tmp_path, monkeypatch, stop_
     assert seen == [stop_after] + [1] * (RECIPE.epochs - stop_after)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name])
+
+
+def test_a_channels_last_network_resumes_to_the_same_bits(tmp_path):
+    """Fused Adam walks raw memory, so restored moments must lie like their parameters."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (24, 1, 20, 20), generator=generator, dtype=torch.uint8)
+    data = Samples(images, torch.arange(24) % 2)
+
+    def cnn():
+        with torch_stream(0, "cnn"):
+            layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.Flatten()
+            model = nn.Sequential(*layers, nn.Linear(8 * 16 * 16, 2))
+        return model.to(memory_format=torch.channels_last)
+
+    whole, parted = cnn(), cnn()
+    recipe = Recipe(epochs=4, learning_rate=0.01, batch_size=8)
+    train(whole, data, data, recipe, seed=1)
+    file = tmp_path / "cnn.safetensors"
+    train(parted, data, data, recipe._replace(epochs=2), seed=1, checkpoint=file)
+    resumed = cnn()
+    train(resumed, data, data, recipe, seed=1, checkpoint=file)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name])
+
+
+def test_a_changed_checkpoint_is_never_loaded(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_tensors(file, {"a": torch.arange(64.0)}, note="x")
+    content = file.read_bytes()
+    rng = random.Random(0)
+    for _ in range(300):
+        changed = bytearray(content)
+        changed[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(bytes(changed))
+        try:
+            tensors, _ = load_tensors_with_metadata(file)
+        except WeightsError:
+            continue
+        assert torch.equal(tensors["a"], torch.arange(64.0))  # only unused header bytes differ
 
 
 def test_a_finished_checkpoint_is_read_not_repeated(tmp_path):

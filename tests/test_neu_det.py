@@ -83,17 +83,24 @@ def test_every_unusable_file_is_named(tmp_path):
     (annotations / "scratches_1.xml").unlink()
     bomb = '<!DOCTYPE a [<!ENTITY b "bbbbbbbbbb">]><annotation>&b;</annotation>'
     (annotations / "scratches_2.xml").write_text(bomb)
-    write(images, annotations, "scratches_3", boxes=())
     with pytest.raises(DataError) as caught:
         load_photographs(tmp_path)
     text = str(caught.value)
-    assert text.startswith("4 of 6 images cannot be used")
+    assert text.startswith("3 of 6 images cannot be used")
     assert "--on-error skip" in text
-    for name in ("scratches_0.jpg", "scratches_1.xml", "scratches_2.xml", "scratches_3.xml"):
+    for name in ("scratches_0.jpg", "scratches_1.xml", "scratches_2.xml"):
         assert name in text
     photographs = load_photographs(tmp_path, on_error="skip")
-    assert photographs.names == ("scratches_4", "scratches_5")
-    assert photographs.findings[0].startswith("4 images skipped")
+    assert photographs.names == ("scratches_3", "scratches_4", "scratches_5")
+    assert photographs.findings[0].startswith("3 images skipped")
+
+
+def test_images_without_a_box_are_kept_as_normal(tmp_path):
+    for i, boxes in enumerate(((), ("scratches",))):
+        write(tmp_path / "IMAGES", tmp_path / "ANNOTATIONS", f"scratches_{i}", boxes=boxes)
+    photographs = load_photographs(tmp_path)
+    assert [len(boxes) for boxes in photographs.boxes] == [0, 1]
+    assert "1 images have no box: they are used as normal ones only" in photographs.findings
 
 
 def test_nothing_usable(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from qgraft.config import FitConfig, SurfaceConfig, resolve
 from qgraft.data.images import read_image
 from qgraft.data.synthetic import synthetic_steel
-from qgraft.errors import RunError, WeightsError
+from qgraft.errors import QgraftError, RunError, WeightsError
 from qgraft.evaluation.metrics import score
 from qgraft.reports import write_report
 from qgraft.studies.fit import read_images, run_fit
@@ -56,10 +57,12 @@ def test_the_result_has_every_row_and_score(clean_run):
         for key in ("f1_mean", "f1_best", "accuracy_mean", "precision_mean", "recall_mean"):
             assert 0 <= row[key] <= 1
         assert row["f1_best"] >= row["f1_mean"]
-        assert 0.9 < row["published_f1"] < 1
+        assert row["published_f1"] is None  # nothing was published without the leaks
+        assert row["published_params"] > 0
     params = [row["params"] for row in result["rows"]]
     assert params == [534_482, 533_790, 525_854, 273_182]
-    assert [row["n_folds"] for row in result["rows"]] == [2, 3, 3, 3]
+    assert [row["n_folds"] for row in result["rows"]] == [1, 3, 3, 3]
+    assert result["rows"][0]["n_inits"] == 2
     assert 0 <= result["shortcut_control"]["f1"] <= 1
     assert result["config"]["seed"] == 0
     assert write_report(clean_run).stat().st_size > 50_000
@@ -73,6 +76,7 @@ def test_scores_agree_with_the_kept_predictions(clean_run):
             p, labels = arrays[f"{key}.scores"], arrays[f"{key}.labels"]
             scores = score(np.stack([1 - p, p], 1), labels)
             assert scores["f1"] == pytest.approx(row["final_f1"])
+            assert scores["confusion"] == row["confusion"]
             held = json.loads((clean_run / "data.json").read_text())["splits"]["holdout"]
             assert arrays[f"{key}.index"].tolist() == held
 
@@ -84,6 +88,7 @@ def test_paper_scores_every_image_in_the_folds(tmp_path):
     assert all(np.sum(row["confusion"]) == 60 for row in hybrids)
     assert any("trained on 80 %" in note for note in result["notes"])
     assert all(row["final_f1"] is None for row in hybrids)
+    assert [row["published_f1"] for row in result["rows"]] == [0.9516, 0.9662, 0.9681, 0.9895]
 
 
 class StoppedError(Exception):
@@ -138,8 +143,6 @@ def test_nothing_learns_from_the_hold_out(clean_run, tmp_path):
     )
     assert kept
     assert not kept & names
-    from dataclasses import replace
-
     run(tmp_path / "run", small(protocol="clean"), replace(PHOTOGRAPHS, images=spoiled))
     for file in clean_run.rglob("*.safetensors"):
         assert (tmp_path / "run" / file.relative_to(clean_run)).read_bytes() == file.read_bytes()
@@ -155,12 +158,26 @@ def test_only_run_folders_are_removed(tmp_path):
     remove_run(tmp_path / "none")
     precious = tmp_path / "precious"
     precious.mkdir()
-    (precious / "thesis.tex").write_text("x")
-    with pytest.raises(RunError, match="not empty and not a run"):
-        remove_run(precious)
     (precious / "config.json").write_text("{}")
+    (precious / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match=r"holds 'thesis.tex', which is not part of a run"):
+        remove_run(precious)
+    (precious / "thesis.tex").unlink()
     remove_run(precious)
     assert not precious.exists()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="is a file"):
+        remove_run(tmp_path / "file")
+
+
+def test_changed_images_cannot_join_a_stopped_run(clean_run, tmp_path):
+    folder = shutil.copytree(clean_run, tmp_path / "run")
+    images = list(PHOTOGRAPHS.images)
+    images[0] = np.flipud(images[0]).copy()
+    config = small(protocol="clean")
+    resumed = open_run(folder, config.model_dump(mode="json"), resume=True)
+    with pytest.raises(RunError, match="the images or their splits changed"):
+        run_surface(resumed, replace(PHOTOGRAPHS, images=tuple(images)), config)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +249,22 @@ def test_a_damaged_or_unfinished_run_cannot_predict(fitted_run, tmp_path):
     next((damaged / "trunks").rglob("*.safetensors")).write_bytes(b"\0" * 64)
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
         load_fitted(damaged)
+    (damaged / "models.json").write_text("{}")
+    with pytest.raises(RunError, match=r"models.json or result.json in .* is damaged"):
+        load_fitted(damaged)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replace_last": 9}, "this model has 4 dense layers"),
+        ({"head": "nosuch"}, "unknown head 'nosuch'"),
+        ({"classes": ("a",)}, "--classes and --per-class go with images that have boxes"),
+    ],
+)
+def test_wrong_options_are_found_before_any_training(parts, changes, message):
+    with pytest.raises(QgraftError, match=message):
+        read_images(fit_config(parts, **changes))
 
 
 def test_a_loaded_trunk_is_not_trained_again(parts, fitted_run, tmp_path):

@@ -1,11 +1,13 @@
 """The two surface protocols: counts, matching, grouping, and what they leak."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from qgraft.data.imageset import ANOMALOUS, NORMAL, Box, Photographs
 from qgraft.data.neu_det import load_photographs
-from qgraft.data.splits import clean_splits, paper_splits
+from qgraft.data.splits import Splits, clean_splits, paper_splits
 from qgraft.data.surface import CUT_MARK, most_per_class, surface_images, surface_splits
 from qgraft.errors import DataError
 from qgraft.evaluation.shortcuts import spectrum_control
@@ -113,6 +115,41 @@ def test_assigned_splits_are_kept():
     assert set(splits.development) == {i for i, word in enumerate(words) if word != "test"}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_given_selection_part_stays_out_of_the_drawn_hold_out(seed):
+    images = surface_images(photographs(), protocol="clean", per_class=36, seed=0, size=64)
+    words = ["val" if g < 9 else "" for g in images.groups]
+    splits = clean_splits(images, n_folds=3, seed=seed, assigned=words)
+    assert not set(splits.select) & set(splits.holdout)
+    assert {words[i] for i in splits.select} == {"val"}
+    assert set(splits.select) <= set(splits.development)
+
+
+def test_a_hold_out_of_one_class_is_refused():
+    images = surface_images(photographs(), protocol="clean", per_class=36, seed=0, size=64)
+    lonely = replace(images, groups=np.arange(72))
+    words = ["test" if i > 60 else "" for i in range(72)]
+    with pytest.raises(DataError, match=r"class 'normal' has 0 photographs where split 'test'"):
+        clean_splits(lonely, n_folds=3, seed=0, assigned=words)
+
+
+def test_parts_that_share_an_image_cannot_be_made():
+    one = np.array([1, 2])
+    with pytest.raises(DataError, match="must not share an image"):
+        Splits(train=one, select=np.array([2]), holdout=np.array([5]), folds=(one,))
+
+
+def test_photographs_without_boxes_are_normal_only():
+    source = photographs()
+    bare = replace(source, boxes=((), (), *source.boxes[2:]))
+    for protocol in ("paper", "clean"):
+        images = surface_images(bare, protocol=protocol, per_class=34, seed=0, size=64)
+        anomalous = {name.split(CUT_MARK)[0] for name in images.names[34:]}
+        assert not anomalous & set(bare.names[:2])
+    with pytest.raises(DataError, match="no photograph has a box"):
+        surface_images(replace(source, boxes=((),) * 36), protocol="clean", per_class=3, seed=0)
+
+
 def test_an_assignment_that_parts_a_group_is_refused():
     images = surface_images(photographs(), protocol="clean", per_class=36, seed=0, size=64)
     words = ["test" if y else "train" for y in images.labels]
@@ -122,7 +159,7 @@ def test_an_assignment_that_parts_a_group_is_refused():
 
 def test_too_few_photographs_for_the_folds():
     images = surface_images(photographs(6), protocol="clean", per_class=6, seed=0, size=64)
-    with pytest.raises(DataError, match=r"class 'normal' has 4 photographs where 6 are needed"):
+    with pytest.raises(DataError, match=r"class 'normal' has 4 photographs where 6 folds needs"):
         clean_splits(images, n_folds=6, seed=0)
 
 

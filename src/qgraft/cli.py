@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from qgraft.errors import QgraftError
+from qgraft.errors import ConfigError, QgraftError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,9 +71,10 @@ def main() -> None:
     except QgraftError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped; go on with the same command and --resume", err=True)
-        raise SystemExit(130) from None
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {name}{error.strerror or error}", err=True)
+        raise SystemExit(2) from None
 
 
 @app.callback(invoke_without_command=True)
@@ -199,7 +200,7 @@ def fit(
             "trunk": trunk,
             "trunk_weights": str(trunk_weights) if trunk_weights else None,
             "head": head,
-            "replace_last": int(replace_last) if replace_last.isdigit() else replace_last,
+            "replace_last": int(replace_last) if replace_last.isdecimal() else replace_last,
             "protocol": protocol,
             "inits": inits,
             "epochs": epochs,
@@ -277,6 +278,48 @@ def params(
         _write_json_to(json_file, rows)
 
 
+@app.command(epilog="Example: qgraft bench --only A,B --threads 1 --json bench.json")
+def bench(
+    only: Annotated[
+        str, typer.Option(help="Workloads: A, A-wide, many, B, C, C-large.")
+    ] = "A,A-wide,many,B,C",
+    threads: Annotated[int, typer.Option(help="Threads of torch and of the kernels.")] = 1,
+    seconds: Annotated[float, typer.Option(help="Time for each workload.")] = 5.0,
+    json_file: JsonOption = None,
+) -> None:
+    """Time training steps beside every peer that is installed, in one run."""
+    import warnings
+
+    from rich.table import Table
+
+    from qgraft.bench.run import run_bench
+    from qgraft.studies.run import environment
+    from qgraft.terminal import console
+
+    warnings.simplefilter("ignore")  # peers warn about what they will change one day
+    timings = run_bench(
+        _words(only) or (),
+        threads=threads,
+        seconds=seconds,
+        on_timing=lambda t: typer.echo(
+            f"{t.workload}: {t.contestant} {t.milliseconds} ms", err=True
+        ),
+    )
+    table = Table(caption="Median time of one training step; ratio to the first of its workload.")
+    for title in ("workload", "contestant", "ms", "ratio"):
+        table.add_column(title, justify="right" if title in ("ms", "ratio") else "left")
+    before = ""
+    for timing in timings:
+        title = timing.workload if timing.workload != before else ""
+        before = timing.workload
+        numbers = (f"{timing.milliseconds:.3f}", f"{timing.ratio:.2f}")
+        table.add_row(title, timing.contestant, *numbers)
+    console().print(table)
+    if json_file is not None:
+        rows = [timing._asdict() for timing in timings]
+        _write_json_to(json_file, {"rows": rows, "environment": environment()})
+
+
 def _study(
     out: Path,
     config: TrainingConfig,
@@ -292,9 +335,16 @@ def _study(
     from qgraft.terminal import Meter, console
 
     settings = {**config.model_dump(mode="json"), "command": _command()}
-    with Meter("training") as meter:
-        result = body(open_run(out, settings, resume=resume, progress=meter))
-    screen = console()
+    if json_file is not None and json_file.is_dir():
+        raise ConfigError(f"--json {json_file} is a folder; name a file, or - for the screen")
+    try:
+        with Meter("training") as meter:
+            result = body(open_run(out, settings, resume=resume, progress=meter))
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; {out} goes on with the same command and --resume", err=True)
+        raise typer.Exit(130) from None
+    # With the JSON on standard output, everything for people goes to the other stream.
+    screen = console(stderr=str(json_file) == "-")
     page = write_report(out)
     screen.print(terminal_table(read_run(out).result))
     screen.print(f"report: {page}", soft_wrap=True, highlight=False)
@@ -303,7 +353,7 @@ def _study(
 
 
 def _command() -> str:
-    """Return the command as it would be typed again, without --resume and --json."""
+    """Return the command as it would be typed again from the start."""
     import shlex
 
     words = [word for word in sys.argv[1:] if word != "--resume"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from qgraft.errors import ConfigError
 
@@ -48,6 +48,13 @@ class SurfaceConfig(TrainingConfig):
     variants: Literal["published", "all"] = "published"
     classes: tuple[str, ...] | None = None
     per_class: Positive = 1103
+
+    @field_validator("models")
+    @classmethod
+    def _once_each(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(models)) < len(models):
+            raise ValueError("name each network once")
+        return models
 
 
 class FitConfig(TrainingConfig):

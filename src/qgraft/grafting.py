@@ -41,9 +41,12 @@ class ParameterReport:
     inert: int
 
     @property
-    def reduction_block(self) -> float:
-        """Share of the replaced block that is saved, arXiv 2409.00228 eq. (7)."""
-        return (self.removed - self.head) / self.removed
+    def reduction_block(self) -> float | None:
+        """Share of the replaced block that is saved, arXiv 2409.00228 eq. (7).
+
+        None where the replaced block had no parameters.
+        """
+        return None if not self.removed else (self.removed - self.head) / self.removed
 
     @property
     def reduction_whole(self) -> float:
@@ -56,6 +59,7 @@ class ParameterReport:
         return self.trainable / self.total_before
 
     def __str__(self) -> str:
+        block = self.reduction_block
         parts = {"pre-net": self.head_pre, "circuit": self.head_circuit, "post-net": self.head_post}
         rows = [
             ("kept, trunk", f"{self.kept_trunk:,}"),
@@ -67,7 +71,7 @@ class ParameterReport:
             ("total after", f"{self.total_after:,}"),
             ("trainable", f"{self.trainable:,} ({self.trainable_share:.2%} of before)"),
             ("inert circuit weights", f"{self.inert:,}"),
-            ("reduction, replaced block", f"{self.reduction_block:.2%}"),
+            ("reduction, replaced block", "-" if block is None else f"{block:.2%}"),
             ("reduction, whole model", f"{self.reduction_whole:.2%}"),
         ]
         return "\n".join(f"{name:<26}{value:>12}" for name, value in rows)

@@ -18,10 +18,11 @@ from rich.progress import (
 PLAIN_EVERY_S = 10.0
 
 
-def console() -> Console:
-    """Return a console on standard output, wide enough for tables where it is no terminal."""
-    screen = Console(highlight=False)
-    return screen if screen.is_terminal else Console(width=120, highlight=False)
+def console(*, stderr: bool = False) -> Console:
+    """Return a console, wide enough for tables where it is no terminal."""
+    screen = Console(stderr=stderr, highlight=False)
+    wide = Console(stderr=stderr, width=120, highlight=False)
+    return screen if screen.is_terminal else wide
 
 
 class Meter:

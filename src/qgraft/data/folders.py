@@ -6,6 +6,7 @@ A CSV manifest (see `manifest`) or a tree of class folders (see `tree`). Every i
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -175,6 +176,26 @@ def _read_all(
     return images, {i: fault for i, fault in enumerate(outcomes) if fault is not None}
 
 
+def _merged(keys: Sequence[str], images: np.ndarray) -> tuple[list[str], int]:
+    """Give groups that share an image with equal pixels one key; return the number of copies."""
+    first: dict[bytes, str] = {}
+    same: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while key in same:
+            key = same[key]
+        return key
+
+    n_copies = 0
+    for key, image in zip(keys, images, strict=True):
+        digest = hashlib.sha256(image.tobytes()).digest()
+        n_copies += digest in first
+        known, own = root(first.setdefault(digest, key)), root(key)
+        if known != own:
+            same[own] = known
+    return [root(key) for key in keys], n_copies
+
+
 def _image_set(
     images: np.ndarray,
     entries: Sequence[Entry],
@@ -183,6 +204,9 @@ def _image_set(
 ) -> ImageSet:
     class_names, labels = _numbered_labels([entry.label for entry in entries])
     keys = [group_by(e.name) if group_by else e.group or e.name for e in entries]
+    keys, n_copies = _merged(keys, images)
+    if n_copies:
+        findings = [*findings, f"{n_copies} images have the pixels of another; kept in its group"]
     number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
     groups = np.array([number[key] for key in keys], dtype=np.int64)
     names = tuple(entry.name for entry in entries)

@@ -68,8 +68,6 @@ def load_photographs(
         try:
             image = read_image(image_path, channels=1)
             annotation = read_annotation(xml_path, shape=image.shape)
-            if not annotation.boxes:
-                raise AnnotationError(f"{xml_path}: no box; add one or remove the image")
         except (ImageError, AnnotationError) as error:
             faults.append(str(error))
         else:
@@ -143,6 +141,7 @@ def _quirks(
         for path, annotation in zip(paths, annotations, strict=True)
     ]
     repeated = sum(len(a.boxes) - len(set(a.boxes)) for a in annotations)
+    empty = sum(not a.boxes for a in annotations)
     bare = sum(not Path(a.filename).suffix for a in annotations)
     first: dict[bytes, str] = {}
     copies = [
@@ -158,6 +157,8 @@ def _quirks(
         )
     if repeated:
         quirks.append(f"{repeated} boxes occur twice in their image; used once")
+    if empty:
+        quirks.append(f"{empty} images have no box: they are used as normal ones only")
     if bare:
         quirks.append(f"{bare} annotations name their image without suffix")
     if copies:

@@ -38,6 +38,11 @@ class Splits:
     holdout: np.ndarray
     folds: tuple[np.ndarray, ...]
 
+    def __post_init__(self) -> None:
+        parts = [self.train, self.select, self.holdout]
+        if sum(map(len, parts)) != len(np.unique(np.concatenate(parts))):
+            raise DataError("training, selection and hold-out part must not share an image")
+
     @property
     def development(self) -> np.ndarray:
         """Return all images outside the hold-out that take part in the folds, sorted."""
@@ -64,7 +69,7 @@ def paper_splits(images: ImageSet, *, n_folds: int, seed: int) -> Splits:
     """
     from sklearn.model_selection import StratifiedKFold
 
-    _require_members(images, np.arange(len(images)), n_folds)
+    _require_members(images, np.arange(len(images)), n_folds, f"{n_folds} folds")
     order = numpy_rng(seed, "test split").permutation(len(images))
     n_test = int(HOLDOUT_SHARE * len(images))
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=_state(seed, "folds"))
@@ -99,15 +104,21 @@ def clean_splits(
     """
     strata = images.labels if strata is None else strata
     everyone = np.arange(len(images))
+    strata = _usable(strata, images)
     words = np.asarray(assigned if assigned is not None else [""] * len(images))
     if assigned is not None:
         _require_whole_groups(images, words)
     given_test, given_select = everyone[words == "test"], everyone[words == "val"]
+    for word, given in (("test", given_test), ("val", given_select)):
+        if len(given):
+            _require_members(images, given, 1, f"split {word!r}")
     if len(given_test):
         inside, holdout = np.setdiff1d(everyone, given_test), given_test
     else:
-        inside, holdout = _part(images, strata, everyone, 5, seed, "hold-out")
-    _require_members(images, inside, n_folds)
+        free = np.setdiff1d(everyone, given_select)
+        free, holdout = _part(images, strata, free, 5, seed, "hold-out")
+        inside = np.union1d(free, given_select)
+    _require_members(images, inside, n_folds, f"{n_folds} folds")
     folds = _grouped_folds(images, strata, inside, n_folds, seed, "folds")
     if len(given_select):
         train, select = np.setdiff1d(inside, given_select), given_select
@@ -120,7 +131,7 @@ def _part(
     images: ImageSet, strata: np.ndarray, members: np.ndarray, n: int, seed: int, purpose: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the members without, and with only, one grouped and stratified n-th part."""
-    _require_members(images, members, n)
+    _require_members(images, members, n, f"the {purpose} part, one {n}th of the photographs")
     chosen = _grouped_folds(images, strata, members, n, seed, purpose)[0]
     return np.setdiff1d(members, chosen), chosen
 
@@ -139,14 +150,20 @@ def _state(seed: int, purpose: str) -> int:
     return derive(seed, purpose) % 2**32
 
 
-def _require_members(images: ImageSet, members: np.ndarray, n: int) -> None:
+def _usable(strata: np.ndarray, images: ImageSet) -> np.ndarray:
+    """Return strata every part can have its share of, or else the labels."""
+    rarest = min(len(np.unique(images.groups[strata == stratum])) for stratum in np.unique(strata))
+    return strata if rarest >= 5 else images.labels
+
+
+def _require_members(images: ImageSet, members: np.ndarray, n: int, purpose: str) -> None:
     for label, name in enumerate(images.class_names):
         of_class = members[images.labels[members] == label]
         n_groups = len(np.unique(images.groups[of_class]))
         if n_groups < n:
             raise DataError(
-                f"class {name!r} has {n_groups} photographs where {n} are needed to split "
-                f"{n} ways; add images or lower --folds"
+                f"class {name!r} has {n_groups} photographs where {purpose} needs at least {n}; "
+                "add images, or ask for fewer folds with --folds"
             )
 
 

@@ -32,6 +32,8 @@ def surface_images(
     Raises:
         DataError: the photographs do not hold that many box-free squares.
     """
+    if not any(photographs.boxes):
+        raise DataError("no photograph has a box, so nothing is anomalous; add annotations")
     pool = _normal_pool(photographs, per_class)
     if len(pool) < per_class:
         raise DataError(
@@ -43,7 +45,7 @@ def surface_images(
     if protocol == "paper":
         anomalous = _whole_photographs(photographs, per_class, rng)
     else:
-        anomalous = [(i, _defect_square(photographs, i, square.side, rng)) for i, square in chosen]
+        anomalous = [_defect_square(photographs, i, square.side, rng) for i, square in chosen]
     cuts = [*chosen, *anomalous]
     groups = _photograph_groups(photographs.images)
     return ImageSet(
@@ -63,6 +65,10 @@ def most_per_class(photographs: Photographs) -> int:
     )
 
 
+def _photograph_of(name: str) -> str:
+    return name.rpartition(CUT_MARK)[0] or name
+
+
 def _magnified(photograph: np.ndarray, square: Square | None, size: int) -> np.ndarray:
     return resize(square.cut(photograph) if square else photograph, size)
 
@@ -79,7 +85,7 @@ def surface_splits(
         return paper_splits(images, n_folds=n_folds, seed=seed)
     names = sorted(set(photographs.defects))
     defect_of = dict(zip(photographs.names, photographs.defects, strict=True))
-    strata = [names.index(defect_of[name.split(CUT_MARK)[0]]) for name in images.names]
+    strata = [names.index(defect_of[_photograph_of(name)]) for name in images.names]
     return clean_splits(images, n_folds=n_folds, seed=seed, strata=np.array(strata))
 
 
@@ -100,20 +106,27 @@ def _normal_pool(photographs: Photographs, wanted: int) -> list[tuple[int, Squar
 def _whole_photographs(
     photographs: Photographs, per_class: int, rng: np.random.Generator
 ) -> list[tuple[int, None]]:
-    if per_class > len(photographs):
+    marked = np.flatnonzero([bool(boxes) for boxes in photographs.boxes])
+    if per_class > len(marked):
         raise DataError(
-            f"{per_class} anomalous images were asked for, but there are only "
-            f"{len(photographs)} photographs; lower --per-class"
+            f"{per_class} anomalous images were asked for, but only {len(marked)} photographs "
+            "have a box; lower --per-class"
         )
-    return [(int(i), None) for i in np.sort(rng.permutation(len(photographs))[:per_class])]
+    chosen = marked[np.sort(rng.permutation(len(marked))[:per_class])]
+    return [(int(i), None) for i in chosen]
 
 
 def _defect_square(
     photographs: Photographs, index: int, side: int, rng: np.random.Generator
-) -> Square:
+) -> tuple[int, Square]:
+    if not photographs.boxes[index]:  # a photograph without a defect borrows another's
+        marked = [i for i, boxes in enumerate(photographs.boxes) if boxes]
+        index = marked[int(rng.integers(len(marked)))]
     boxes = photographs.boxes[index]
     box = boxes[int(rng.integers(len(boxes)))]
-    return crop_around(box, side, photographs.images[index].shape[:2], rng)
+    height, width = photographs.images[index].shape
+    side = min(side, height, width)
+    return index, crop_around(box, side, (height, width), rng)
 
 
 def _photograph_groups(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 from qgraft.data.imageset import ImageSet, Photographs
 from qgraft.data.splits import Splits
 from qgraft.data.surface import CUT_MARK
+from qgraft.evaluation.shortcuts import as_grey, radial_spectrum
 from qgraft.seeds import derive
 
 Severity = Literal["high", "medium", "low"]
@@ -129,8 +130,7 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
     size = images.shape[1] // N_THUMB * N_THUMB, images.shape[2] // N_THUMB * N_THUMB
     thumbs = np.empty((len(images), N_THUMB**2), dtype=np.float32)
     for row, image in enumerate(images):
-        grey = image[: size[0], : size[1]].astype(np.float32)
-        grey = grey if grey.ndim == 2 else grey.mean(-1)
+        grey = as_grey(image[: size[0], : size[1]])
         cells = grey.reshape(N_THUMB, size[0] // N_THUMB, N_THUMB, size[1] // N_THUMB)
         thumbs[row] = cells.mean((1, 3)).ravel()
     thumbs -= thumbs.mean(1, keepdims=True)
@@ -155,18 +155,16 @@ def seen_by_trunk(images: ImageSet, splits: Splits) -> Iterator[Finding]:
 
 def shortcuts(images: ImageSet) -> Iterator[Finding]:
     """Report properties that tell the classes apart without looking at a defect."""
-    grey = images.images if images.images.ndim == 3 else images.images.mean(-1)
     properties = {
-        "brightness": np.array([image.mean() for image in grey]),
-        "contrast": np.array([image.std() for image in grey]),
-        "blur": np.array([_detail(image) for image in grey]),
+        "brightness": np.array([image.mean() for image in images.images]),
+        "blur": np.array([_detail(image) for image in images.images]),
     }
     sides = [name.split(CUT_MARK)[-1].split(",")[-1] for name in images.names]
-    known = [float(side) if side.isdigit() else float(grey.shape[1]) for side in sides]
+    known = [float(side) if side.isdigit() else float(images.images.shape[1]) for side in sides]
     properties["size"] = np.array(known)
     for kind, values in properties.items():
         auc = _separation(values, images)
-        if auc > SHORTCUT_AUC and kind != "contrast":  # a defect is contrast: that is no shortcut
+        if auc > SHORTCUT_AUC:
             yield {
                 "kind": f"shortcut_{kind}",
                 "severity": "high" if auc > 0.8 else "medium",
@@ -178,7 +176,7 @@ def shortcuts(images: ImageSet) -> Iterator[Finding]:
 
 def _detail(image: np.ndarray) -> float:
     """Return the mean absolute Laplacian: low means blurred."""
-    pixels = image.astype(np.float32)
+    pixels = as_grey(image)
     inner = pixels[1:-1, 1:-1]
     around = pixels[:-2, 1:-1] + pixels[2:, 1:-1] + pixels[1:-1, :-2] + pixels[1:-1, 2:]
     return float(np.abs(around - 4 * inner).mean())
@@ -208,13 +206,10 @@ def label_noise(images: ImageSet, *, n_folds: int = 5, seed: int = 0) -> Iterato
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from qgraft.evaluation.shortcuts import radial_spectrum
-
     counts = np.bincount(images.labels, minlength=len(images.class_names))
     if counts.min() < 4 * n_folds:
         return
-    grey = images.images if images.images.ndim == 3 else images.images.mean(-1)
-    simple = np.hstack([_thumbnails(images.images), radial_spectrum(grey)])
+    simple = np.hstack([_thumbnails(images.images), radial_spectrum(images.images)])
     folds = StratifiedGroupKFold(
         n_folds, shuffle=True, random_state=derive(seed, "label noise") % 2**32
     )

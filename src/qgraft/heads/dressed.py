@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qgraft.circuits.ansatz import surface_circuit
 from qgraft.circuits.circuit import Circuit
 from qgraft.errors import CircuitError, ModelError
-from qgraft.simulate.statevector import expvals
+from qgraft.simulate.backends import Backend, active_backend, expvals
 
 
 class DressedHead(nn.Module):
@@ -32,6 +32,7 @@ class DressedHead(nn.Module):
         relu: apply ReLU to the expectation values.
         init_spread: standard deviation of the initial circuit weights around 0; None draws them
             uniformly from [0, 2 pi), as PennyLane's TorchLayer does.
+        backend: where the circuit runs: `"auto"`, `"native"` (compiled, CPU) or `"torch"`.
 
     Raises:
         CircuitError: the circuit has no observables or takes no input.
@@ -49,12 +50,14 @@ class DressedHead(nn.Module):
         scale: float = 1.0,
         relu: bool = False,
         init_spread: float | None = None,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.circuit = circuit or surface_circuit(n_qubits, depth, rotation)
         if not self.circuit.observables or not self.circuit.n_angles:
             raise CircuitError("a dressed circuit needs angles to take in and observables")
         self.scale, self.relu, self.init_spread = scale, relu, init_spread
+        self.backend: Backend = backend
         self.pre = nn.Linear(n_features, self.circuit.n_angles)
         self.weights = nn.Parameter(torch.empty(self.circuit.n_weights))
         self.post = nn.Linear(len(self.circuit.observables), n_classes)
@@ -70,16 +73,25 @@ class DressedHead(nn.Module):
             nn.init.normal_(self.weights, 0.0, self.init_spread)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features `(..., n_features)` to logits `(..., n_classes)`."""
+        """Map features `(..., n_features)` to logits `(..., n_classes)`.
+
+        Under autocast the two affine layers are rounded as autocast does; the circuit never is.
+        """
         if features.shape[-1] != self.pre.in_features:
             raise ModelError(
                 f"this head takes features (..., {self.pre.in_features}), "
                 f"got {tuple(features.shape)}"
             )
-        angles = torch.tanh(self.pre(features)) * self.scale
-        outputs = expvals(self.circuit, angles.reshape(-1, angles.shape[-1]), self.weights)
-        outputs = outputs.reshape(*features.shape[:-1], outputs.shape[-1])
+        wide = torch.promote_types(self.weights.dtype, torch.float32)
+        angles = torch.tanh(self.pre(features).to(wide)) * self.scale
+        rows = angles.reshape(-1, angles.shape[-1])
+        outputs = expvals(self.circuit, rows, self.weights.to(wide), self.backend)
+        outputs = outputs.to(self.weights.dtype).reshape(*features.shape[:-1], outputs.shape[-1])
         return self.post(outputs.relu() if self.relu else outputs)
+
+    def active_backend(self, features: Tensor) -> Literal["native", "torch"]:
+        """Return the backend that runs the circuit for such features."""
+        return active_backend(features, self.weights, self.backend)
 
     def extra_repr(self) -> str:
         """Describe the circuit in the module's printout."""

@@ -94,7 +94,7 @@ def draw_figures(finished: FinishedRun) -> list[Drawing]:
         Drawing(
             "confusion",
             "Confusion matrices",
-            "Rows are true classes, columns predictions, summed over the folds.",
+            "Rows are true classes, columns predictions; every image counts once.",
             plots.confusion_matrices(rows, result["data"]["class_names"]),
             fills_row=len(rows) > 2,
         )
@@ -232,8 +232,7 @@ def _data_facts(finished: FinishedRun) -> list[tuple[str, str]]:
     summary = finished.result["data"]
     counts = [
         ("Images", summary["n_images"]),
-        ("Normal", summary.get("n_normal")),
-        ("Anomalous", summary.get("n_anomalous")),
+        *((name.capitalize(), n) for name, n in summary.get("per_class", {}).items()),
         ("Photographs", summary.get("n_photographs")),
     ]
     facts = [(name, f"{count:,}") for name, count in counts if count]

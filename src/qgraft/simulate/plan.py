@@ -112,7 +112,7 @@ def compile_circuit(circuit: Circuit, read: Read) -> Plan:
     ops = circuit.ops if read == "state" else prune(circuit.ops, words)
     half_turns: dict[int, Param] = {}
     if not circuit.amplitudes:
-        half_turns, ops = _take_product(ops)
+        half_turns, ops = take_product(ops)
     steps, chains, members = _schedule(ops, n)
     index = np.arange(2**n)
     is_diagonal = all(letter == "Z" for word in words for letter, _ in word)
@@ -169,7 +169,7 @@ def _take(ops: list[Op], wanted: Callable[[Op], bool], n: int) -> tuple[list[Op]
     return taken, rest
 
 
-def _take_product(ops: tuple[Op, ...]) -> tuple[dict[int, Param], tuple[Op, ...]]:
+def take_product(ops: tuple[Op, ...]) -> tuple[dict[int, Param], tuple[Op, ...]]:
     """Move leading H, RX and RY by angles into a product state of RY rotations of |0>.
 
     H|0> = RY(pi/2)|0>, RY(t) RY(pi/2) = RY(t + pi/2), RX(t)|0> = PhaseShift(-pi/2) RY(t)|0>: all

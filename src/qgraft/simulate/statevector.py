@@ -4,14 +4,15 @@ What does not depend on the sample is computed once per call: up to six qubits a
 two embeddings become one `2**n x 2**n` matrix and the batch meets it in a single product.
 
 Works under `torch.func.vmap` and `grad` and in `torch.export`. `torch.compile` leaves a circuit as
-it is and compiles what is around it.
+it is and compiles what is around it; autocast does not reach inside.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce, wraps
 
 import torch
 from torch import Tensor
@@ -23,9 +24,30 @@ from qgraft.simulate.program import Permute, Program, program
 
 LAYERED = (2, False)  # the family of gates that layers are made of
 Matrices = dict[tuple[int, bool], tuple[Tensor, ...]]
+Simulate = Callable[[Circuit, Tensor, Tensor], Tensor]
 
 
-@torch.compiler.disable()
+def exactly(like: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which autocast does not round what is computed beside `like`."""
+    device = like.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def _undisturbed(simulate: Simulate) -> Simulate:
+    """Keep `torch.compile` and autocast out of a simulation."""
+
+    @torch.compiler.disable()
+    @wraps(simulate)
+    def call(circuit: Circuit, angles: Tensor, weights: Tensor) -> Tensor:
+        with exactly(angles):
+            return simulate(circuit, angles, weights)
+
+    return call
+
+
+@_undisturbed
 def expvals(circuit: Circuit, angles: Tensor, weights: Tensor) -> Tensor:
     """Return the expectation values `(batch, n_observables)` of the circuit's Pauli words.
 
@@ -39,7 +61,7 @@ def expvals(circuit: Circuit, angles: Tensor, weights: Tensor) -> Tensor:
     """
     if not circuit.observables:
         raise CircuitError("the circuit has no observables; give some or ask for probabilities")
-    _check(circuit, angles, weights)
+    check_numbers(circuit, angles, weights)
     code = program(circuit, "expvals", angles.dtype, angles.device)
     psi = _evolve(code, angles, weights)
     if code.words:
@@ -53,7 +75,7 @@ def expvals(circuit: Circuit, angles: Tensor, weights: Tensor) -> Tensor:
     return (halves * high).sum(1)
 
 
-@torch.compiler.disable()
+@_undisturbed
 def probabilities(circuit: Circuit, angles: Tensor, weights: Tensor) -> Tensor:
     """Return the joint outcome probabilities `(batch, 2**k)` of the circuit's k read-out qubits.
 
@@ -61,7 +83,7 @@ def probabilities(circuit: Circuit, angles: Tensor, weights: Tensor) -> Tensor:
     """
     if not circuit.probabilities:
         raise CircuitError("the circuit reads no probabilities out; name its qubits")
-    _check(circuit, angles, weights)
+    check_numbers(circuit, angles, weights)
     psi = _evolve(program(circuit, "probabilities", angles.dtype, angles.device), angles, weights)
     n, kept = circuit.n_qubits, circuit.probabilities
     parts = (2,) if psi.is_complex() else (1,)
@@ -70,19 +92,20 @@ def probabilities(circuit: Circuit, angles: Tensor, weights: Tensor) -> Tensor:
     return table.permute(0, *axes).flatten(1 + len(kept)).sum(-1).flatten(1)
 
 
-@torch.compiler.disable()
+@_undisturbed
 def state(circuit: Circuit, angles: Tensor, weights: Tensor) -> Tensor:
     """Return the complex final state `(batch, 2**n_qubits)`.
 
     Arguments and errors are those of `expvals`.
     """
-    _check(circuit, angles, weights)
+    check_numbers(circuit, angles, weights)
     return _complex(
         _evolve(program(circuit, "state", angles.dtype, angles.device), angles, weights)
     )
 
 
-def _check(circuit: Circuit, angles: Tensor, weights: Tensor) -> None:
+def check_numbers(circuit: Circuit, angles: Tensor, weights: Tensor) -> None:
+    """Raise CircuitError unless shapes and dtypes fit the circuit."""
     if angles.ndim != 2 or angles.shape[1] != circuit.n_angles:
         raise CircuitError(
             f"the circuit takes {'amplitudes' if circuit.amplitudes else 'angles'} of shape "

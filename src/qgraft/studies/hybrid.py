@@ -18,7 +18,16 @@ from qgraft.grafting import GraftedModel, ParameterReport, graft
 from qgraft.seeds import derive, torch_stream
 from qgraft.studies.classical import image_tensor, probabilities_of
 from qgraft.studies.run import Run
-from qgraft.training.loop import EpochRecord, Recipe, Samples, train
+from qgraft.training.head_trainer import HeadTask, can_train, train_heads
+from qgraft.training.loop import (
+    EpochRecord,
+    Recipe,
+    Samples,
+    finished_epochs,
+    load_trained,
+    store_trained,
+    train,
+)
 from qgraft.trunks.features import cached_features
 
 # Cost of one head-training sample, in training images of CM-2, to weigh the progress bar.
@@ -32,6 +41,19 @@ class Hybrid(NamedTuple):
     variant: str
     replace_last: int | Literal["all"]
     head: str = "dressed"
+
+
+class Part(NamedTuple):
+    """What one head of a hybrid learns from and is scored on, as indices of samples."""
+
+    name: str
+    training: np.ndarray
+    validation: np.ndarray | None
+
+    @property
+    def note(self) -> str:
+        """Return the part's name in the progress line."""
+        return "final head" if self.validation is None else f"fold {int(self.name) + 1}"
 
 
 @dataclass(frozen=True)
@@ -96,37 +118,16 @@ def train_hybrid(
     with run.timed(f"{name}/features"):
         trunk = new_graft(model, name, hybrid, config, seed=0)
         features = cached_features(trunk.trunk, image_tensor(images), images.digest())
-    labels = torch.from_numpy(images.labels)
-    recipe = Recipe(config.head_epochs, config.head_learning_rate, config.batch_size)
-
-    def samples(index: np.ndarray) -> Samples:
-        return Samples(features[index], labels[index])
-
-    parts: list[tuple[str, Samples, Samples | None]] = [
-        (str(k), samples(splits.fold_train(k)), samples(fold))
-        for k, fold in enumerate(splits.folds)
+    samples = Samples(features, torch.from_numpy(images.labels))
+    parts = [Part(str(k), splits.fold_train(k), fold) for k, fold in enumerate(splits.folds)]
+    parts.append(Part(FINAL, splits.development, None))
+    grafts = [
+        new_graft(model, name, hybrid, config, seed=derive(config.seed, hybrid.variant, number))
+        for number in range(len(parts))
     ]
-    parts.append((FINAL, samples(splits.development), None))
-    grafts, curves = [], []
-    for number, (part, training, validation) in enumerate(parts):
-        grafted = new_graft(
-            model, name, hybrid, config, seed=derive(config.seed, hybrid.variant, number)
-        )
-        note = f"{name} {hybrid.variant}, " + ("final head" if part == FINAL else f"fold {part}")
-        work = SAMPLE_COST * len(splits.development)
-        with run.timed(f"{name}/{hybrid.variant}"):
-            curves.append(
-                train(
-                    grafted.head,
-                    training,
-                    validation,
-                    recipe,
-                    seed=derive(config.seed, f"train {name} {hybrid.variant}", number),
-                    checkpoint=head_file(run.folder, name, hybrid.variant, part),
-                    on_epoch=run.each_epoch(work, note),
-                )
-            )
-        grafts.append(grafted)
+    with run.timed(f"{name}/{hybrid.variant}"):
+        heads = [grafted.head for grafted in grafts]
+        curves = _train_parts(run, heads, name, hybrid, samples, parts, config)
     final = grafts.pop()
     held = features[splits.holdout]
     return Grafted(
@@ -141,6 +142,67 @@ def train_hybrid(
         report=final.parameter_report(),
         n_features=features.shape[1],
     )
+
+
+def _train_parts(
+    run: Run,
+    heads: list[nn.Module],
+    name: str,
+    hybrid: Hybrid,
+    samples: Samples,
+    parts: list[Part],
+    config: TrainingConfig,
+) -> list[list[EpochRecord]]:
+    """Train one head per part, or read those that are finished, and return their records.
+
+    Dressed heads are trained all at once by compiled code, other heads one by one in torch; both
+    take the same steps.
+    """
+    recipe = Recipe(config.head_epochs, config.head_learning_rate, config.batch_size)
+    work = SAMPLE_COST * (len(parts[-1].training))
+    files = [head_file(run.folder, name, hybrid.variant, part.name) for part in parts]
+    notes = [f"{name} {hybrid.variant}, {part.note}" for part in parts]
+    seeds = [
+        derive(config.seed, f"train {name} {hybrid.variant}", number)
+        for number in range(len(parts))
+    ]
+    if not all(can_train(head, samples, recipe) for head in heads):
+        return [
+            train(
+                head,
+                samples.subset(part.training),
+                None if part.validation is None else samples.subset(part.validation),
+                recipe,
+                seed=seed,
+                checkpoint=file,
+                on_epoch=run.each_epoch(work, note),
+            )
+            for head, part, seed, file, note in zip(heads, parts, seeds, files, notes, strict=True)
+        ]
+    missing = [k for k, file in enumerate(files) if finished_epochs(file) < recipe.epochs]
+    counters = [run.each_epoch(work, note) for note in notes]
+    tasks = [
+        HeadTask(
+            heads[k], torch.from_numpy(parts[k].training), _tensor(parts[k].validation), seeds[k]
+        )
+        for k in missing
+    ]
+    records = train_heads(
+        tasks,
+        samples,
+        recipe,
+        on_epoch=lambda task, history: counters[missing[task]](1, history),
+    )
+    for number, history in zip(missing, records, strict=True):
+        store_trained(files[number], heads[number], history)
+    curves = [load_trained(file, head) for file, head in zip(files, heads, strict=True)]
+    for number in set(range(len(parts))) - set(missing):
+        counters[number](len(curves[number]), curves[number])
+    return curves
+
+
+def _tensor(index: np.ndarray | None) -> torch.Tensor | None:
+    return None if index is None else torch.from_numpy(index)
 
 
 def new_graft(

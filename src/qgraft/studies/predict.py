@@ -53,18 +53,30 @@ def load_fitted(folder: Path, variant: str | None = None) -> Fitted:
 
     Args:
         folder: a finished run.
-        variant: which of its hybrids, as "CM-2/QTL-M-3"; the one with the best mean F1 when not
-            given.
+        variant: which of its hybrids, as "CM-2/QTL-M-3"; when not given, the one with the best
+            mean F1 on its folds.
 
     Raises:
         RunError: the run is not finished, or has no such hybrid.
         WeightsError: a weights file is missing or damaged.
     """
     models = read_json(folder / MODELS_FILE)
-    rows = read_json(folder / "result.json")["rows"]
-    if variant is None:
-        f1 = {f"{row['model']}/{row['variant']}": row["f1_mean"] for row in rows}
-        variant = max(models, key=lambda key: f1[key])
+    rows = read_json(folder / "result.json")
+    try:
+        return _rebuild(folder, models, variant or _best_variant(models, rows["rows"]))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RunError(
+            f"{MODELS_FILE} or result.json in {folder} is damaged ({error!r}); run again"
+        ) from None
+
+
+def _best_variant(models: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """Return the hybrid with the best F1 on the folds, never by the hold-out."""
+    f1 = {f"{row['model']}/{row['variant']}": row["fold_f1_mean"] or row["f1_mean"] for row in rows}
+    return max(models, key=lambda key: f1[key])
+
+
+def _rebuild(folder: Path, models: dict[str, Any], variant: str) -> Fitted:
     if variant not in models:
         raise RunError(f"{folder} has no hybrid {variant!r}; it has {', '.join(models)}")
     entry = models[variant]
@@ -94,9 +106,13 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         else:
-            inside = [path] if path.is_file() else sorted(map(Path, glob.glob(argument)))
+            matches = map(Path, glob.glob(argument, recursive=True))
+            inside = [path] if path.is_file() else sorted(p for p in matches if p.is_file())
         if not inside:
             raise DataError(f"{argument} names no image: no such file, empty folder or pattern")
+        odd = [p for p in inside if not str(p).isprintable()]
+        if odd:
+            raise DataError(f"file name {str(odd[0])!r} has characters that cannot be printed")
         found += inside
     return list(dict.fromkeys(found))
 

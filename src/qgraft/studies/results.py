@@ -32,18 +32,21 @@ class Findings:
         self.predictions: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def add_classical(self, name: str, trained: Trained) -> None:
-        """Add the row of a classical network: its initialisations on the same images."""
+        """Add the row of a classical network: the initialisation kept, and the spread of all."""
         n_parameters = sum(p.numel() for p in trained.model.parameters())
         labels = self.images.labels[trained.scored]
         kept = trained.probabilities[trained.kept]
+        init_mean, init_std = _spread(score(p, labels)["f1"] for p in trained.probabilities)
         self._add(
             name,
             "classical",
-            [score(p, labels) for p in trained.probabilities],
+            [score(kept, labels)],
             (trained.scored, kept),
             trained.curves,
             scored_on=self._scored_on(f"random test part, {len(self.splits.select)} images"),
-            kept_f1=score(kept, labels)["f1"],
+            init_f1_mean=init_mean,
+            init_f1_std=init_std,
+            n_inits=len(trained.probabilities),
             params=n_parameters,
             trainable=n_parameters,
         )
@@ -61,7 +64,8 @@ class Findings:
             scores = [score(p, held_labels) for p in grafted.holdout_probabilities]
             predictions = (splits.holdout, grafted.final_probabilities)
             extra["fold_f1_mean"], extra["fold_f1_std"] = _spread(s["f1"] for s in folds)
-            extra["final_f1"] = score(grafted.final_probabilities, held_labels)["f1"]
+            final = score(grafted.final_probabilities, held_labels)
+            extra["final_f1"], extra["confusion"] = final["f1"], final["confusion"]
         else:
             scores = folds
             order = np.concatenate(splits.folds)
@@ -98,6 +102,7 @@ class Findings:
         key = f"{name}/{variant}"
         f1_mean, f1_std = _spread(s["f1"] for s in scores)
         accuracy_mean, accuracy_std = _spread(s["accuracy"] for s in scores)
+        aucs = [s["auc"] for s in scores if s["auc"] is not None]
         row: dict[str, Any] = {
             "model": name,
             "variant": variant,
@@ -108,7 +113,7 @@ class Findings:
             "accuracy_std": accuracy_std,
             "precision_mean": _spread(s["precision"] for s in scores)[0],
             "recall_mean": _spread(s["recall"] for s in scores)[0],
-            "auc_mean": _spread(s["auc"] for s in scores if s["auc"] is not None)[0],
+            "auc_mean": _spread(aucs)[0] if aucs else None,
             "confusion": np.sum([s["confusion"] for s in scores], axis=0).tolist(),
             "n_folds": len(scores),
         }
@@ -155,7 +160,7 @@ class Findings:
                     "name": self.images.names[index[i]],
                     "label": names[labels[i]],
                     "predicted": names[predicted[i]],
-                    "score": float(probabilities[i, predicted[i]]),
+                    "score": float(probabilities[i, 1 if len(names) == 2 else predicted[i]]),
                     "model": best["model"],
                     "variant": best["variant"],
                 }
@@ -197,7 +202,9 @@ _NO_GRAFT: dict[str, Any] = {
     "reduction_block": None,
     "published_f1": None,
     "published_params": None,
-    "kept_f1": None,
+    "init_f1_mean": None,
+    "init_f1_std": None,
+    "n_inits": None,
     "final_f1": None,
     "fold_f1_mean": None,
     "fold_f1_std": None,
@@ -220,7 +227,7 @@ def _spread(values: Iterable[float]) -> tuple[float, float]:
     """Return mean and sample standard deviation (0 for a single value)."""
     numbers = np.array(list(values), dtype=float)
     if not len(numbers):
-        return float("nan"), 0.0
+        raise ValueError("no values to average")
     return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,12 @@ from typing import Any
 from qgraft.errors import RunError
 from qgraft.training.checkpoint import read_json, write_json
 from qgraft.training.loop import EpochRecord
+
+RUN_ENTRIES = frozenset(
+    ("config.json", "env.json", "timings.json", "data.json", "result.json", "curves.json",
+     "models.json", "predictions.npz", "mistakes.npz", "mistakes.json", "samples.npz",
+     "samples.json", "report.html", "tables", "figures", "trunks", "heads")
+)  # fmt: skip
 
 Progress = Callable[[float, float, str], None]  # (work done, all work, what is being done)
 
@@ -38,11 +45,13 @@ class Run:
     work: float = 0.0
     done: float = 0.0
     _timings: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def advance(self, amount: float, note: str) -> None:
-        """Count `amount` of work as done."""
-        self.done += amount
-        self.progress(min(self.done, self.work), self.work, note)
+        """Count `amount` of work as done; threads may call this at the same time."""
+        with self._lock:
+            self.done += amount
+            self.progress(min(self.done, self.work), self.work, note)
 
     def each_epoch(self, work: float, note: str) -> Callable[[int, list[EpochRecord]], None]:
         """Return a callback that counts `work` for every epoch of a training."""
@@ -67,6 +76,23 @@ class Run:
             write_json(self.folder / "timings.json", self._timings)
 
 
+def keep_data(folder: Path, data: dict[str, Any]) -> None:
+    """Write what a run was made from, or check that a resumed run is given the same.
+
+    Raises:
+        RunError: the images or their splits are not those the run was started with.
+    """
+    path = folder / "data.json"
+    if path.exists():
+        stored = read_json(path)
+        if any(stored.get(key) != data[key] for key in ("digest", "splits")):
+            raise RunError(
+                f"the images or their splits changed since {folder} was started; a resumed run "
+                "would mix them: choose another --out"
+            )
+    write_json(path, data)
+
+
 def open_run(
     folder: Path, config: dict[str, Any], *, resume: bool, progress: Progress = silent
 ) -> Run:
@@ -82,6 +108,8 @@ def open_run(
                 f"{folder} holds a run already; go on with it by --resume, or choose another --out"
             )
         stored = read_json(settings)
+        if not isinstance(stored, dict):
+            raise RunError(f"{settings} does not hold the settings of a run; choose another --out")
         keys = ({**stored, **config}).keys() - {"command"}  # how it was typed does not matter
         differing = sorted(key for key in keys if stored.get(key) != config.get(key))
         if differing:
@@ -100,15 +128,20 @@ def open_run(
 
 
 def remove_run(folder: Path) -> None:
-    """Delete a run directory; anything that is not one is left alone.
+    """Delete a run directory; a folder that holds anything else is left alone.
 
     Raises:
-        RunError: the folder exists, is not empty and was not made by qgraft.
+        RunError: the folder exists and holds something that no run of qgraft writes.
     """
     if not folder.exists():
         return
-    if any(folder.iterdir()) and not (folder / "config.json").exists():
-        raise RunError(f"{folder} is not empty and not a run; choose another --out")
+    if not folder.is_dir():
+        raise RunError(f"{folder} is a file; --out must name a folder")
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in RUN_ENTRIES)
+    if strange:
+        raise RunError(
+            f"{folder} holds {strange[0]!r}, which is not part of a run; choose another --out"
+        )
     shutil.rmtree(folder)
 
 

@@ -20,7 +20,7 @@ from qgraft.studies.hybrid import (
     train_hybrid,
 )
 from qgraft.studies.results import Findings, data_summary
-from qgraft.studies.run import Run
+from qgraft.studies.run import Run, keep_data
 from qgraft.training.checkpoint import write_json
 from qgraft.training.loop import keep_freed_memory
 from qgraft.trunks.surface_cnn import SURFACE_CNNS
@@ -65,9 +65,8 @@ def run_two_stage(
     """
     keep_freed_memory()
     summary = data_summary(images)
-    write_json(
-        run.folder / "data.json",
-        {"summary": summary, "digest": images.digest(), "splits": splits.to_json()},
+    keep_data(
+        run.folder, {"summary": summary, "digest": images.digest(), "splits": splits.to_json()}
     )
     run.work = sum(
         (0.0 if plan.weights else classical_work(plan.trunk, splits, config))

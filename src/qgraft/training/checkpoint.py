@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
+
+
+METADATA, CHECKSUM = "qgraft", "sha256"
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
@@ -55,11 +59,22 @@ def read_json(path: Path) -> Any:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **metadata: str) -> None:
-    """Write named tensors and string metadata as one safetensors file."""
+    """Write named tensors and string metadata as one safetensors file with a checksum."""
     from safetensors.torch import save
 
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    atomic_write(path, save(flat, metadata or None))
+    # One key, since safetensors writes several in no particular order and bytes should repeat.
+    described = {**metadata, CHECKSUM: _checksum(flat, metadata)}
+    atomic_write(path, save(flat, {METADATA: json.dumps(described, sort_keys=True)}))
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.numpy().tobytes())
+    return sha.hexdigest()
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -83,10 +98,14 @@ def load_tensors_with_metadata(path: Path) -> tuple[dict[str, torch.Tensor], dic
         with safe_open(path, framework="pt") as handle:
             # get_tensor maps the file; clone so that the file may be replaced meanwhile.
             tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
-            return tensors, handle.metadata() or {}
+            metadata = json.loads((handle.metadata() or {}).get(METADATA, "{}"))
     except FileNotFoundError:
         raise WeightsError(f"weights file {path} does not exist") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
             f"{path} is not a readable safetensors file ({error}); qgraft loads no other format"
         ) from None
+    stored = metadata.pop(CHECKSUM, None)
+    if stored is not None and stored != _checksum(tensors, metadata):
+        raise WeightsError(f"{path} was changed after it was written; delete it and run again")
+    return tensors, metadata

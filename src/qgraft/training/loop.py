@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -44,6 +45,10 @@ class Samples(NamedTuple):
     def at(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float inputs and labels of the samples at `index`."""
         return as_float(self.inputs[index]), self.labels[index]
+
+    def subset(self, index: np.ndarray) -> Samples:
+        """Return the samples at `index`, in that order."""
+        return Samples(self.inputs[index], self.labels[index])
 
 
 def as_float(inputs: torch.Tensor) -> torch.Tensor:
@@ -115,7 +120,8 @@ def _train_epoch(
         inputs, labels = samples.at(index)
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.mixed_precision):
-            logits = model(inputs).float()
+            logits = model(inputs)
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
         loss = F.cross_entropy(logits, labels)
         loss.backward()
         optimiser.step()
@@ -158,10 +164,25 @@ def _store(
     save_tensors(path, tensors, history=json.dumps(history))
 
 
+def store_trained(path: Path, model: nn.Module, history: list[EpochRecord]) -> None:
+    """Write the weights of a finished training and its epoch records, for `load_trained`."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    save_tensors(path, tensors, history=json.dumps(history))
+
+
+def finished_epochs(path: Path) -> int:
+    """Return how many epochs a checkpoint holds, 0 where there is none."""
+    if not path.exists():
+        return 0
+    return len(json.loads(load_tensors_with_metadata(path)[1].get("history", "[]")))
+
+
 def load_trained(path: Path, model: nn.Module) -> list[EpochRecord]:
     """Put the weights of a checkpoint into `model` and return its epoch records."""
     tensors, metadata = load_tensors_with_metadata(path)
     load_weights(model, _under(tensors, "model."), path)
+    if "history" not in metadata:
+        raise WeightsError(f"{path} was not written by a training of qgraft: it has no history")
     return json.loads(metadata["history"])
 
 
@@ -173,6 +194,10 @@ def _restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> 
         number, key = name.split(".")
         state["state"].setdefault(int(number), {})[key] = tensor
     optimiser.load_state_dict(state)
+    for parameter, moments in optimiser.state.items():
+        for key, value in moments.items():
+            if value.shape == parameter.shape:  # fused Adam reads raw memory, whatever the strides
+                moments[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
     return history
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -43,8 +44,9 @@ def cached_features(trunk: nn.Module, images: torch.Tensor, images_digest: str) 
             os.utime(path)
             return features
     features = predict_logits(trunk, images, batch_size=64)
-    save_tensors(path, {"features": features})
-    _prune(path.parent)
+    with suppress(OSError):  # a cache that cannot be written only costs time later
+        save_tensors(path, {"features": features})
+        _prune(path.parent)
     return features
 
 
@@ -61,7 +63,7 @@ def _prune(folder: Path) -> None:
     """Delete the files unused for longest until the cache is within its size."""
     files = sorted(folder.glob("*.safetensors"), key=lambda f: f.stat().st_mtime, reverse=True)
     total = 0
-    for file in files:
+    for file in files[1:]:  # the newest stays, however large
         total += file.stat().st_size
         if total > CACHE_BYTES:
             file.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Workloads and peers in, measured ratios out: what `qgraft bench` runs."""
