@@ -168,3 +168,32 @@ def test_dense_layers_in_order():
 def test_mistakes_are_explained(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_the_fused_head_equals_its_modules_one_by_one(relu, scale):
+    """Values and every gradient: one operation on native kernels against torch module by module."""
+    fused = DressedHead(7, 3, n_qubits=4, scale=scale, relu=relu).double()
+    plain = copy.deepcopy(fused)
+    plain.backend = "torch"
+    features = torch.randn(9, 7, dtype=torch.float64)
+    results = []
+    for head in (fused, plain):
+        inputs = features.clone().requires_grad_()
+        logits = head(inputs)
+        torch.nn.functional.cross_entropy(logits, torch.arange(9) % 3).backward()
+        results.append([logits, inputs.grad, *(p.grad for p in head.parameters())])
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=0, atol=1e-12)
+
+
+def test_hooks_on_the_layers_are_heard():
+    head, heard = DressedHead(7, 2), []
+    head.pre.register_forward_hook(lambda *_: heard.append("pre"))
+    with torch.no_grad():
+        expected = head(torch.ones(2, 7))
+    assert heard == ["pre"]
+    head.pre._forward_hooks.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(head(torch.ones(2, 7)), expected)

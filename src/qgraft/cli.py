@@ -301,6 +301,7 @@ def bench(
         _words(only) or (),
         threads=threads,
         seconds=seconds,
+        on_skip=lambda line: typer.echo(line, err=True),
         on_timing=lambda t: typer.echo(
             f"{t.workload}: {t.contestant} {t.milliseconds} ms", err=True
         ),

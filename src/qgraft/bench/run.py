@@ -37,7 +37,7 @@ from qgraft.training.head_trainer import HeadTask, train_heads
 from qgraft.training.loop import Recipe, Samples
 
 N_HEADS = 54  # nine models, six folds
-TRAINER_STEPS = 50
+TRAINER_BATCHES, TRAINER_STEPS = 29, 58
 TURN_S = 0.01
 
 WORKLOADS = {
@@ -93,7 +93,9 @@ def qcnn_circuit(amplitudes: bool) -> Circuit:
     return Circuit(QCNN_QUBITS, tuple(ops), probabilities=(QCNN_READ,), amplitudes=amplitudes)
 
 
-def contestants(workload: Workload, peers: Sequence[str]) -> dict[str, tuple[Step, float]]:
+def contestants(
+    workload: Workload, peers: Sequence[str], on_skip: Callable[[str], None] = lambda line: None
+) -> dict[str, tuple[Step, float]]:
     """Return the step of every contestant and how many training steps it stands for."""
     ours: dict[str, tuple[Step, float]] = {}
     with torch_stream(0, "bench"):
@@ -115,20 +117,28 @@ def contestants(workload: Workload, peers: Sequence[str]) -> dict[str, tuple[Ste
             ours["qgraft layer, torch only"] = (torch_step(Qcnn(workload, "torch"), workload), 1)
         for name in peers:
             try:
-                ours[name] = (PEERS[name](workload), 1)
+                step = PEERS[name](workload)
+                step()
             except ImportError:
                 continue
+            except Exception as error:  # whatever a peer raises: it cannot do this workload
+                on_skip(f"{name} cannot run {workload.name}: {type(error).__name__}")
+                continue
+            ours[name] = (step, 1)
     return ours
 
 
 def trainer_step(workload: Workload, options: dict, n_heads: int) -> Step:
-    """Return one call of the head trainer: `TRAINER_STEPS` steps of each head."""
+    """Return one call of the head trainer: `TRAINER_STEPS` steps of each head.
+
+    An epoch has as many batches as a fold of the surface study has, since an epoch has costs.
+    """
     inputs, labels = map(torch.from_numpy, inputs_of(workload))
     samples = Samples(inputs, labels)
     heads = [DressedHead(workload.n_features, 2, **options) for _ in range(n_heads)]
-    rows = torch.arange(len(labels))
+    rows = torch.arange(len(labels)).repeat(TRAINER_BATCHES)
     tasks = [HeadTask(head, rows, None, number) for number, head in enumerate(heads)]
-    recipe = Recipe(TRAINER_STEPS, 1e-3, workload.batch)
+    recipe = Recipe(TRAINER_STEPS // TRAINER_BATCHES, 1e-3, workload.batch)
 
     def step() -> None:
         train_heads(tasks, samples, recipe)
@@ -196,6 +206,7 @@ def run_bench(
     rounds: int = 7,
     seconds: float = 5.0,
     on_timing: Callable[[Timing], None] = lambda timing: None,
+    on_skip: Callable[[str], None] = lambda line: None,
 ) -> list[Timing]:
     """Run the workloads `names` (keys of `WORKLOADS`, or `many` for 54 heads together).
 
@@ -222,7 +233,7 @@ def run_bench(
                     for peer in peers
                     if not ("jax" in peer and workload.n_qubits >= SLOW_TO_COMPILE)
                 ]
-                timings += measure(workload.name, contestants(workload, fast), **options)
+                timings += measure(workload.name, contestants(workload, fast, on_skip), **options)
     finally:
         torch.set_num_threads(before)
     return timings

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qgraft.circuits.ansatz import surface_circuit
 from qgraft.circuits.circuit import Circuit
 from qgraft.errors import CircuitError, ModelError
+from qgraft.heads.fused import can_fuse, fused_head
 from qgraft.simulate.backends import Backend, active_backend, expvals
 
 
@@ -82,6 +83,11 @@ class DressedHead(nn.Module):
                 f"this head takes features (..., {self.pre.in_features}), "
                 f"got {tuple(features.shape)}"
             )
+        if self.active_backend(features) == "native" and can_fuse(
+            self.pre, self.post, features, self.weights
+        ):
+            layers = self.pre, self.weights, self.post
+            return fused_head(self.circuit, self.scale, self.relu, features, *layers)
         wide = torch.promote_types(self.weights.dtype, torch.float32)
         angles = torch.tanh(self.pre(features).to(wide)) * self.scale
         rows = angles.reshape(-1, angles.shape[-1])

@@ -23,6 +23,7 @@ from qgraft.simulate.lanes import LANES
 from qgraft.simulate.lowering import Program, Read, lower, packs
 from qgraft.simulate.statevector import check_numbers
 
+SMALL = 2**26  # bytes that need no look at the machine's memory
 THREADS_FROM = 2_000_000  # amplitudes times steps; below, waking a thread costs more than it saves
 
 
@@ -152,7 +153,7 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype, n_qubits: int) -> np.ndarr
     """Return an uninitialised array that starts on a cache line."""
     size = math.prod(shape) * dtype.itemsize
     try:
-        if size > _memory():
+        if size > SMALL and size > _memory():
             raise MemoryError
         memory = np.empty(size + 64, np.uint8)
     except MemoryError:
