@@ -1,6 +1,7 @@
 """Shared fixtures: real data when its folder is known, one thread for steady small tests."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def private_cache(tmp_path_factory, monkeypatch):
     """Keep cached features of tests out of the user's cache."""
     monkeypatch.setenv("QGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Refuse every connection that leaves this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = address[0]
+            if host not in ("127.0.0.1", "::1", "localhost"):
+                raise OSError(f"tests must not reach the network, tried {host}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
 @pytest.fixture(scope="session")
