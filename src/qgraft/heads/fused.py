@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qgraft.circuits.circuit import Circuit
-from qgraft.errors import CircuitError
 from qgraft.simulate.lowering import lower, packs
-from qgraft.simulate.native import run_backward, run_forward
+from qgraft.simulate.native import refuse_second_derivative, run_backward, run_forward
 
 aten: Any = torch.ops.aten
 
@@ -76,11 +75,7 @@ class _FusedHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *by_outputs: Tensor) -> Any:
-        if torch.is_grad_enabled():
-            raise CircuitError(
-                "the native kernels have first derivatives only; use backend='torch' to "
-                "differentiate twice"
-            )
+        refuse_second_derivative()
         (by_logits,) = by_outputs
         features, pre, weights, post = ctx.saved_tensors
         values, angles = ctx.values, ctx.angles

@@ -70,11 +70,7 @@ class _NativeRead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *by_outputs: Tensor) -> Any:
-        if torch.is_grad_enabled():
-            raise CircuitError(
-                "the native kernels have first derivatives only; use backend='torch' to "
-                "differentiate twice"
-            )
+        refuse_second_derivative()
         angles, weights = map(_array, ctx.saved_tensors)
         states, ctx.states = ctx.states, None  # turned back in place: a second pass recomputes
         if states is None:
@@ -83,6 +79,15 @@ class _NativeRead(torch.autograd.Function):
         gradients = run_backward(ctx.program, angles, weights, states, _array(by_output))
         by_input, by_weight = map(torch.from_numpy, gradients)
         return None, None, by_input, by_weight
+
+
+def refuse_second_derivative() -> None:
+    """Raise CircuitError where a backward pass is itself being differentiated."""
+    if torch.is_grad_enabled():
+        raise CircuitError(
+            "the native kernels have first derivatives only; use backend='torch' to "
+            "differentiate twice"
+        )
 
 
 def run_forward(

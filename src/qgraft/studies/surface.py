@@ -34,7 +34,7 @@ CLEAN_NOTES = (
     "Protocol 'clean': all scores are on an outer hold-out of whole photographs that no stage, "
     "fold or choice has seen.",
     "Scores on the folds themselves are optimistic: the trunk learned from most fold images.",
-    "F1 is the mean of the folds' heads; curves, confusion matrix and mistakes are those of the "
+    "F1 is the mean of the folds' heads; ROC curve, confusion matrix and mistakes are those of the "
     "final head, trained on all folds.",
     "A defect may be only partly inside its crop, and a crop free of boxes is not proven to be "
     "free of defects.",
