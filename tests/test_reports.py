@@ -84,7 +84,8 @@ def fake_surface_result() -> dict[str, Any]:
         ],
         "config": {},
         "data": {
-            "n_images": 2206, "n_normal": 1103, "n_anomalous": 1103, "n_photographs": 1200,
+            "n_images": 2206, "n_photographs": 1200,
+            "per_class": {"normal": 1103, "anomalous": 1103},
             "class_names": ["normal", "anomalous"],
             "findings": [
                 "123 photographs carry a box of another class than their own",

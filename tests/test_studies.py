@@ -1,6 +1,7 @@
 """The two-stage studies end to end on small sets: results, resume to the bit, no leaks, reuse."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -65,7 +66,11 @@ def test_the_result_has_every_row_and_score(clean_run):
     assert result["rows"][0]["n_inits"] == 2
     assert 0 <= result["shortcut_control"]["f1"] <= 1
     assert result["config"]["seed"] == 0
-    assert write_report(clean_run).stat().st_size > 50_000
+    page = write_report(clean_run).read_text()
+    assert len(page) > 50_000
+    assert result["data"]["per_class"] == {"normal": 36, "anomalous": 36}
+    facts = re.sub(r"\s*<[^>]+>\s*", " ", page)
+    assert re.search(r"Normal\s+36\s+Anomalous\s+36", facts)
 
 
 def test_scores_agree_with_the_kept_predictions(clean_run):

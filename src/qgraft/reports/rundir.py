@@ -62,8 +62,7 @@ class DataSummary(TypedDict):
     """How many images there are, of what, and what is odd about them."""
 
     n_images: NonNegativeInt
-    n_normal: NotRequired[NonNegativeInt | None]
-    n_anomalous: NotRequired[NonNegativeInt | None]
+    per_class: NotRequired[dict[str, NonNegativeInt]]
     n_photographs: NotRequired[NonNegativeInt | None]
     class_names: list[str]
     findings: list[str]
