@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from qgraft.simulate.compiled import compiled
+from qgraft.simulate.compiled import compiled, internal
 from qgraft.simulate.lanes import LANES, load, splat, store, total
 from qgraft.simulate.lowering import BLOCK, PERMUTE, TURN
 from qgraft.simulate.product import product_back, product_state
@@ -30,7 +30,7 @@ def _spread(k, bit):
     return ((k >> bit) << (bit + 1)) | (k & ((1 << bit) - 1))
 
 
-@njit(error_model="numpy")
+@internal
 def _row_of(k, low, middle, high):
     k = _spread(k, low)
     if middle >= 0:
@@ -40,7 +40,7 @@ def _row_of(k, low, middle, high):
     return k
 
 
-@njit(error_model="numpy")
+@internal
 def _sorted_bits(target, control, second):
     low = target if control < 0 else min(target, control)
     middle = -1 if control < 0 else max(target, control)
@@ -51,7 +51,7 @@ def _sorted_bits(target, control, second):
     return min(low, second), max(low, second), middle
 
 
-@njit(error_model="numpy")
+@internal
 def _turn(re, im, m, row, target, control, second, is_real):
     low, middle, high = _sorted_bits(target, control, second)
     count = len(re) >> (1 + (control >= 0) + (second >= 0))
@@ -73,7 +73,7 @@ def _turn(re, im, m, row, target, control, second, is_real):
             store(im, j, cr * xi + ci * xr + dr * yi + di * yr)
 
 
-@njit(error_model="numpy")
+@internal
 def _trace(pr, pi, lr, li, target, control, second, is_real, traces, at):
     """Write the anti-Hermitian part of the 2x2 matrix `sum psi lambda^dagger`."""
     low, middle, high = _sorted_bits(target, control, second)
@@ -98,7 +98,7 @@ def _trace(pr, pi, lr, li, target, control, second, is_real, traces, at):
     store(traces, at + 3, skew_im)
 
 
-@njit(error_model="numpy")
+@internal
 def _product_row(m, at, x0r, x0i, x1r, x1i, x2r, x2i, x3r, x3i):
     a, b, c, d = load(m, at), load(m, at + 1), load(m, at + 2), load(m, at + 3)
     e, f, g, h = load(m, at + 4), load(m, at + 5), load(m, at + 6), load(m, at + 7)
@@ -107,7 +107,7 @@ def _product_row(m, at, x0r, x0i, x1r, x1i, x2r, x2i, x3r, x3i):
     return re, im
 
 
-@njit(error_model="numpy")
+@internal
 def _block(re, im, m, row, first, second):
     """Apply a 4x4 matrix; `first` is the bit that counts 1 in its rows, `second` counts 2."""
     low, high = min(first, second), max(first, second)
@@ -131,7 +131,7 @@ def _block(re, im, m, row, first, second):
         store(im, i3, y3i)
 
 
-@njit(error_model="numpy")
+@internal
 def _adjoint(m, row, size, out):
     """Write the adjoint of a matrix to the same rows of `out`."""
     for r in range(size):
@@ -141,7 +141,7 @@ def _adjoint(m, row, size, out):
             store(out, to + 1, splat(m, 0.0) - load(m, at + 1))
 
 
-@njit(error_model="numpy")
+@internal
 def _skew(pr, pi, lr, li, i, j, traces, at):
     xr, xi, yr, yi = load(pr, i), load(pi, i), load(pr, j), load(pi, j)
     ur, ui, vr, vi = load(lr, i), load(li, i), load(lr, j), load(li, j)
@@ -151,7 +151,7 @@ def _skew(pr, pi, lr, li, i, j, traces, at):
     store(traces, at + 1, load(traces, at + 1) + imag)
 
 
-@njit(error_model="numpy")
+@internal
 def _trace_block(pr, pi, lr, li, first, second, traces, at):
     """Write the anti-Hermitian part of the 4x4 matrix `sum psi lambda^dagger`."""
     low, high = min(first, second), max(first, second)
@@ -177,7 +177,7 @@ def _trace_block(pr, pi, lr, li, first, second, traces, at):
         _skew(pr, pi, lr, li, i2, i3, traces, at + 14)
 
 
-@njit(error_model="numpy")
+@internal
 def _permute(old, new, low, high, n_qubits, packed):
     """Write `new[i] = old[high[i's upper bits] ^ low[i's lower bits]]`."""
     size = 1 << (n_qubits // 2)
@@ -194,7 +194,7 @@ def _permute(old, new, low, high, n_qubits, packed):
                 store(new, upper * size + lower, load(old, base ^ low[lower]))
 
 
-@njit(error_model="numpy")
+@internal
 def _samples(tile, packed, batch, samples):
     """Write which sample each lane holds, -1 for none."""
     for lane in range(LANES):
@@ -202,7 +202,7 @@ def _samples(tile, packed, batch, samples):
         samples[lane] = sample if sample < batch else -1
 
 
-@njit(error_model="numpy")
+@internal
 def _load_amplitudes(amplitudes, samples, packed, re, im, is_real):
     """Write the normalised amplitudes; lanes without a sample get zeros."""
     for lane in range(1 if packed else LANES):
@@ -224,7 +224,7 @@ def _load_amplitudes(amplitudes, samples, packed, re, im, is_real):
             store(im, row, splat(im, 0.0))
 
 
-@njit(error_model="numpy")
+@internal
 def _amplitudes_back(amplitudes, samples, packed, lr, gradient):
     """Write the gradient of the amplitudes through their normalisation."""
     flat = lr.reshape(-1)

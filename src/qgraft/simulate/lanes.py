@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, models, overload, register_model
+
+from qgraft.simulate.compiled import internal
 
 LANES = 16
 vector_function: Any = intrinsic  # its first argument is Numba's, not the caller's
@@ -160,7 +162,7 @@ PI_32 = np.array([3.140625, 0.0009670257568359375, 6.277114152908325e-07])
 PI_64 = np.array([3.1415926218032837, 3.178650942459171e-08, 1.2246467864107189e-16])
 
 
-@njit(error_model="numpy")
+@internal
 def _polynomial(like, square, coefficients, terms):
     value = splat(like, coefficients[terms - 1])
     for k in range(terms - 2, -1, -1):
@@ -168,7 +170,7 @@ def _polynomial(like, square, coefficients, terms):
     return value
 
 
-@njit(error_model="numpy")
+@internal
 def cosine_sine(like, angle):
     """Return cosine and sine of numbers up to 10,000, to the last digits of `like`'s type."""
     pi_parts, terms = (PI_32, 8) if like.itemsize == 4 else (PI_64, 12)

@@ -6,13 +6,12 @@ over the state. Qubits join from the lowest bit up; the way back contracts them 
 
 from __future__ import annotations
 
-from numba import njit
-
+from qgraft.simulate.compiled import internal
 from qgraft.simulate.lanes import LANES, load, splat, store
 from qgraft.simulate.lowering import LANE_BITS
 
 
-@njit(error_model="numpy")
+@internal
 def _start(chains, slots, matrices, begin, stop, out, at):
     """Write the state (two complex numbers, four rows) of a qubit after its first slots."""
     a, c = splat(matrices, 1.0), splat(matrices, 0.0)
@@ -35,7 +34,7 @@ def _start(chains, slots, matrices, begin, stop, out, at):
     store(out, at + 3, d)
 
 
-@njit(error_model="numpy")
+@internal
 def _lane_row(scratch, skip, re, im, row):
     """Write the product of the qubits in the lanes, all but `skip`."""
     for lane in range(LANES):
@@ -48,7 +47,7 @@ def _lane_row(scratch, skip, re, im, row):
         re[row, lane], im[row, lane] = x, y
 
 
-@njit(error_model="numpy")
+@internal
 def _first_row(program, scratch, re, im, row):
     if program.shape[4]:
         _lane_row(scratch, -1, re, im, row)
@@ -57,7 +56,7 @@ def _first_row(program, scratch, re, im, row):
         store(im, row, splat(im, 0.0))
 
 
-@njit(error_model="numpy")
+@internal
 def _join(scratch, at, re, im, source, target, size, is_real):
     """Write `|1> x rows` behind `|0> x rows`; the latter may overwrite its source."""
     a, b, c, d = (
@@ -79,7 +78,7 @@ def _join(scratch, at, re, im, source, target, size, is_real):
             store(im, target + k, a * y + b * x)
 
 
-@njit(error_model="numpy")
+@internal
 def product_state(program, matrices, re, im, scratch):
     """Write the state after every qubit's first slots."""
     shape = program.shape
@@ -93,7 +92,7 @@ def product_state(program, matrices, re, im, scratch):
         _join(scratch, 4 * (lane_bits + k), re, im, 0, 0, 1 << k, is_real)
 
 
-@njit(error_model="numpy")
+@internal
 def _contract(scratch, at, pr, pi, lr, li, size, is_real):
     """Take the top qubit out of lambda; return its part `(re, im)` for |0> and |1>."""
     a, b, c, d = (
@@ -117,7 +116,7 @@ def _contract(scratch, at, pr, pi, lr, li, size, is_real):
     return x0, y0, x1, y1
 
 
-@njit(error_model="numpy")
+@internal
 def _slots_back(chains, slots, begin, stop, matrices, x0, y0, x1, y1, traces, scratch, at):
     """Write the traces of a qubit's first slots, last one first."""
     for k in range(stop - 1, begin - 1, -1):
@@ -146,7 +145,7 @@ def _slots_back(chains, slots, begin, stop, matrices, x0, y0, x1, y1, traces, sc
         )
 
 
-@njit(error_model="numpy")
+@internal
 def product_back(program, matrices, pr, pi, lr, li, traces, scratch):
     """Write the traces of every qubit's first slots; psi and lambda are used up.
 
@@ -184,7 +183,7 @@ def product_back(program, matrices, pr, pi, lr, li, traces, scratch):
         _lanes_back(program, matrices, lr, li, traces, scratch, is_real)
 
 
-@njit(error_model="numpy")
+@internal
 def _lanes_back(program, matrices, lr, li, traces, scratch, is_real):
     """Take the qubits in the lanes out of the one row that is left."""
     at = 4 * program.shape[0]

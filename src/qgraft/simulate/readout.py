@@ -7,12 +7,11 @@ outcome stays. Sums are pairwise, so float32 stays exact to 1e-7 with a million 
 
 from __future__ import annotations
 
-from numba import njit
-
+from qgraft.simulate.compiled import internal
 from qgraft.simulate.lanes import LANES, load, splat, store
 
 
-@njit(error_model="numpy")
+@internal
 def _parity(number):
     number ^= number >> 16
     number ^= number >> 8
@@ -22,7 +21,7 @@ def _parity(number):
     return number & 1
 
 
-@njit(error_model="numpy")
+@internal
 def _transform(table, rows, inner):
     """Replace pairs `inner` rows apart by sum and difference."""
     for outer in range(0, rows, 2 * inner):
@@ -32,7 +31,7 @@ def _transform(table, rows, inner):
             store(table, k + inner, x - y)
 
 
-@njit(error_model="numpy")
+@internal
 def _reduce(readout, row_bits, table):
     """Transform, sum or keep every bit of the row number, from the highest down."""
     rows = 1 << row_bits
@@ -50,7 +49,7 @@ def _reduce(readout, row_bits, table):
             rows >>= 1
 
 
-@njit(error_model="numpy")
+@internal
 def _kept_rows(readout, row_bits):
     rows = 1
     for bit in range(len(readout) - row_bits, len(readout)):
@@ -59,7 +58,7 @@ def _kept_rows(readout, row_bits):
     return rows
 
 
-@njit(error_model="numpy")
+@internal
 def _expand(readout, row_bits, table):
     """Apply the transpose of `_reduce`, from the lowest bit up."""
     rows = _kept_rows(readout, row_bits)
@@ -77,7 +76,7 @@ def _expand(readout, row_bits, table):
             rows <<= 1
 
 
-@njit(error_model="numpy")
+@internal
 def measure(program, samples, re, im, table, out):
     """Write the outputs of one tile; `table` is a buffer of the size of the state."""
     is_real, packed = program.shape[2] == 1, program.shape[4] == 1
@@ -106,7 +105,7 @@ def measure(program, samples, re, im, table, out):
         _measure_word(program, word, samples, re, im, out)
 
 
-@njit(error_model="numpy")
+@internal
 def _measure_word(program, word, samples, re, im, out):
     """Add `<psi| P psi>` of one word that flips bits, `(P psi)_i = (-i)^p (-1)^s psi_(i ^ f)`."""
     is_real, packed = program.shape[2] == 1, program.shape[4] == 1
@@ -132,7 +131,7 @@ def _measure_word(program, word, samples, re, im, out):
             out[samples[lane], output] += value
 
 
-@njit(error_model="numpy")
+@internal
 def lift(program, samples, by_output, pr, pi, lr, li, table):
     """Write `lambda = 2 sum_k g_k O_k psi` of one tile."""
     is_real, packed = program.shape[2] == 1, program.shape[4] == 1
@@ -156,7 +155,7 @@ def lift(program, samples, by_output, pr, pi, lr, li, table):
         _lift_word(program, word, samples, by_output, pr, pi, lr, li)
 
 
-@njit(error_model="numpy")
+@internal
 def _lift_word(program, word, samples, by_output, pr, pi, lr, li):
     is_real, packed = program.shape[2] == 1, program.shape[4] == 1
     lane_bits = program.shape[0] - program.shape[1]

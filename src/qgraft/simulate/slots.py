@@ -10,20 +10,20 @@ rotation turns R into `g^dagger R g` for the one before it.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from qgraft.simulate.compiled import internal
 from qgraft.simulate.lanes import LANES, cosine_sine, load, splat, store
 from qgraft.simulate.lowering import CONSTANT, PHASE, RX, RY, RZ
 
 WIDEST = 1e4  # beyond, angles are reduced by whole turns first
 
 
-@njit(error_model="numpy")
+@internal
 def _columns(table, row):
     return table[row, 0], table[row, 1], table[row, 2], table[row, 3], table[row, 4], table[row, 5]
 
 
-@njit(error_model="numpy")
+@internal
 def _shared_angle(gates, numbers, gate, weights):
     scale, offset = numbers[gate, 0], numbers[gate, 1]
     if gates[gate, 3] == 1:
@@ -31,7 +31,7 @@ def _shared_angle(gates, numbers, gate, weights):
     return offset
 
 
-@njit(error_model="numpy")
+@internal
 def _gate_matrix(gates, constants, gate, angle, out):
     """Write the 2x2 matrix of a gate, `out[row, column, re or im]`."""
     kind = gates[gate, 0]
@@ -55,7 +55,7 @@ def _gate_matrix(gates, constants, gate, angle, out):
         out[0, 0, 1] = 0.0 if kind == PHASE else -s
 
 
-@njit(error_model="numpy")
+@internal
 def _act(gate, target, control, size, table):
     """Multiply a gate onto the rows of `table[row, column, re or im]`."""
     for low in range(size):
@@ -72,7 +72,7 @@ def _act(gate, target, control, size, table):
                 table[at, column, 1] = ar * xi + ai * xr + br * yi + bi * yr
 
 
-@njit(error_model="numpy")
+@internal
 def build_shared(program, weights, matrices):
     """Write the matrices that all samples share; products are formed in float64."""
     gates, numbers, slots = program.gates, program.numbers, program.slots
@@ -96,7 +96,7 @@ def build_shared(program, weights, matrices):
             store(matrices, row + 2 * k + 1, splat(matrices, table[k // size, k % size, 1]))
 
 
-@njit(error_model="numpy")
+@internal
 def trace_back_shared(program, weights, traces, gradient):
     """Add to `gradient` what the traces `(n_trace_rows,)` of the shared slots say."""
     gates, numbers, slots = program.gates, program.numbers, program.slots
@@ -126,7 +126,7 @@ def trace_back_shared(program, weights, traces, gradient):
                 _conjugate_by(inverse, target, control, size, table, turned)
 
 
-@njit(error_model="numpy")
+@internal
 def _has_constant(gates, first, end):
     found = False
     for gate in range(first, end):
@@ -134,7 +134,7 @@ def _has_constant(gates, first, end):
     return found
 
 
-@njit(error_model="numpy")
+@internal
 def _trace_back_turn(gates, numbers, first, end, weights, traces, at, gradient):
     """Trace one qubit's rotations back with `K_a = Im tr(sigma_a R)`, which they only turn."""
     whole, kz = traces[at] + traces[at + 1], traces[at] - traces[at + 1]
@@ -158,7 +158,7 @@ def _trace_back_turn(gates, numbers, first, end, weights, traces, at, gradient):
                 kx, ky = c * kx + s * ky, c * ky - s * kx
 
 
-@njit(error_model="numpy")
+@internal
 def _fill(traces, at, size, table):
     """Write the anti-Hermitian matrix from its diagonal and upper triangle."""
     for k in range(size):
@@ -172,7 +172,7 @@ def _fill(traces, at, size, table):
             at += 2
 
 
-@njit(error_model="numpy")
+@internal
 def _conjugate_by(inverse, target, control, size, table, turned):
     """Replace R by `g^dagger R g`: act on the rows, take the adjoint, act again."""
     for _ in range(2):
@@ -185,7 +185,7 @@ def _conjugate_by(inverse, target, control, size, table, turned):
                 table[r, c, 0], table[r, c, 1] = turned[r, c, 0], turned[r, c, 1]
 
 
-@njit(error_model="numpy")
+@internal
 def _slope(kind, target, control, size, table):
     """Return `Re tr(A R)`, with `A = -i/2 sigma` or `i |1><1|`, where a control is set."""
     slope = 0.0
@@ -204,7 +204,7 @@ def _slope(kind, target, control, size, table):
     return slope
 
 
-@njit(error_model="numpy")
+@internal
 def _sample_angle(gates, numbers, gate, samples, angles, weights, out):
     """Write a gate's angle for every lane; lanes without a sample get zero."""
     scale, offset = numbers[gate, 0], numbers[gate, 1]
@@ -218,7 +218,7 @@ def _sample_angle(gates, numbers, gate, samples, angles, weights, out):
         out[0, lane] = np.fmod(angle, 4 * np.pi) if abs(angle) > WIDEST else angle
 
 
-@njit(error_model="numpy")
+@internal
 def build_samples(program, samples, angles, weights, matrices, scratch):
     """Write the 2x2 matrices that differ between the samples of the lanes."""
     gates, numbers, slots = program.gates, program.numbers, program.slots
@@ -263,7 +263,7 @@ def build_samples(program, samples, angles, weights, matrices, scratch):
                 store(matrices, y + 1, yi)
 
 
-@njit(error_model="numpy")
+@internal
 def trace_back_samples(program, samples, angles, weights, traces, scratch, by_angle, by_weight):
     """Add the gradients of the per-sample slots of one tile.
 

@@ -8,16 +8,15 @@ that stay in the first cache.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from qgraft.simulate.compiled import compiled
+from qgraft.simulate.compiled import compiled, internal
 from qgraft.simulate.kernels import backward, collect, forward
 from qgraft.simulate.lanes import LANES, load, load_from, root, splat, store, store_to, total
 
 FEATURE_BLOCK = 1024
 
 
-@njit(error_model="numpy")
+@internal
 def _pre_net(features, rows, weight, bias, n_angles, sums, out):
     """Write `features[rows] @ weight.T + bias`, four samples and two angles at a time."""
     n_features, batch = features.shape[1], len(rows)
@@ -64,7 +63,7 @@ def _pre_net(features, rows, weight, bias, n_angles, sums, out):
             out[b, q] = value
 
 
-@njit(error_model="numpy")
+@internal
 def _pre_net_back(features, rows, by_angle, gradient):
     """Write `by_angle.T @ features[rows]` to the start of `gradient`."""
     n_features, batch, n_angles = features.shape[1], len(rows), by_angle.shape[1]
@@ -94,7 +93,7 @@ def _pre_net_back(features, rows, by_angle, gradient):
             gradient[q * n_features + f] = value
 
 
-@njit(error_model="numpy")
+@internal
 def _post_net(outputs, weight, bias, logits):
     for b in range(len(outputs)):
         for c in range(logits.shape[1]):
@@ -104,7 +103,7 @@ def _post_net(outputs, weight, bias, logits):
             logits[b, c] = value
 
 
-@njit(error_model="numpy")
+@internal
 def _cross_entropy(logits, labels, rows, slopes):
     """Return summed loss and hits; write the gradient of the mean loss to `slopes`."""
     loss, hits = 0.0, 0
@@ -126,7 +125,7 @@ def _cross_entropy(logits, labels, rows, slopes):
     return loss, hits
 
 
-@njit(error_model="numpy")
+@internal
 def _angles(features, rows, parameters, n_angles, scale, sums, tanh, angles):
     at = n_angles * features.shape[1]
     _pre_net(features, rows, parameters, parameters[at:], n_angles, sums, tanh)
@@ -136,14 +135,14 @@ def _angles(features, rows, parameters, n_angles, scale, sums, tanh, angles):
             angles[b, q] = tanh[b, q] * scale
 
 
-@njit(error_model="numpy")
+@internal
 def _relu(outputs):
     for b in range(outputs.shape[0]):
         for k in range(outputs.shape[1]):
             outputs[b, k] = max(outputs[b, k], 0.0)
 
 
-@njit(error_model="numpy")
+@internal
 def _post_net_back(slopes, outputs, weight, relu, by_output, gradient, at):
     """Write the gradients of the post-net from `gradient[at]` on, and of its inputs."""
     n_classes, n_outputs = slopes.shape[1], outputs.shape[1]
@@ -161,7 +160,7 @@ def _post_net_back(slopes, outputs, weight, relu, by_output, gradient, at):
             gradient[bias + c] += slopes[b, c]
 
 
-@njit(error_model="numpy")
+@internal
 def _adam(parameters, gradient, first, second, rate, step):
     """Take Adam's step number `step` (Kingma and Ba, arXiv 1412.6980, with its defaults)."""
     size = splat(parameters, rate / (1.0 - 0.9**step))
@@ -177,7 +176,7 @@ def _adam(parameters, gradient, first, second, rate, step):
         store_to(parameters, at, load_from(parameters, at) - size * m / (root(v) / norm + tiny))
 
 
-@njit(error_model="numpy")
+@internal
 def _pre_net_slopes(by_angle, tanh, scale, gradient, at):
     """Take the angles' gradient back through the tanh and write that of the bias."""
     for q in range(by_angle.shape[1]):
@@ -207,10 +206,10 @@ def run_epoch(
 
     With a learning `rate` above zero every batch is followed by a step of Adam, whose moments are
     `first` and `second` and which has taken `step` steps before. `head` is `(scale, whether ReLU,
-    n_classes, n_weights)`.
+    n_classes, n_weights, whether the circuit weights learn)`.
     """
     scale, relu = head[0], head[1] > 0.0
-    n_classes, n_weights = int(head[2]), int(head[3])
+    n_classes, n_weights, circuit_learns = int(head[2]), int(head[3]), head[4] > 0.0
     n_angles, n_outputs = program.shape[8], len(program.outputs)
     at_weights = n_angles * (features.shape[1] + 1)
     at_post = at_weights + n_weights
@@ -243,8 +242,8 @@ def run_epoch(
         by_weight, by_slot = np.zeros((tiles, n_weights)), np.empty((tiles, program.shape[7]))
         backward(program, angles, weights, states, 0, 1, by_output, by_angle, by_weight, by_slot)
         collect(program, weights, by_slot, by_weight, circuit)
-        for k in range(n_weights):
-            gradient[at_weights + k] = circuit[k]
+        for k in range(n_weights):  # Adam leaves a weight without gradient where it is
+            gradient[at_weights + k] = circuit[k] if circuit_learns else 0.0
         _pre_net_slopes(by_angle, tanh, scale, gradient, at_weights - n_angles)
         _pre_net_back(features, rows, by_angle, gradient)
         step += 1
