@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from qgraft.bench import inference
 from qgraft.bench import run as bench
 from qgraft.bench.peers import PEERS, QCNN_READ, Workload, apply_qcnn, inputs_of
 from qgraft.errors import ConfigError
@@ -67,6 +68,35 @@ def test_contestants_train_and_unable_peers_are_named(monkeypatch):
         step()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_contestants_without_training_compute_the_same(monkeypatch):
+    results = {}
+
+    def keep(model, inputs):
+        with torch.no_grad():
+            results[len(results)] = model(inputs)
+        return lambda: None
+
+    monkeypatch.setattr(inference, "_without_gradient", keep)
+    assert len(inference.trunk_forward()) == len(results) == 3
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(results[1], results[2], rtol=1e-4, atol=1e-5)
+    results.clear()
+    found = inference.single_sample(TINY)
+    frozen, layer, *_ = results.values()
+    torch.testing.assert_close(frozen, layer, rtol=1e-4, atol=1e-5)
+    assert "qgraft frozen head, torch" in found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_heads_mapped_by_jax_take_a_step():
+    pytest.importorskip("jax")
+    step = PEERS["PennyLane jax.jit"](TINY._replace(n_heads=2))
+    step()
+
+
 def test_an_unknown_workload_is_refused():
-    with pytest.raises(ConfigError, match="unknown workload 'Z'; choose from many, A"):
+    with pytest.raises(
+        ConfigError, match="unknown workload 'Z'; choose from many, single, trunk, A"
+    ):
         bench.run_bench(["Z"])

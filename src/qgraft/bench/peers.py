@@ -34,6 +34,7 @@ class Workload(NamedTuple):
         n_features: width of the head's input; of a QCNN, amplitudes or angles.
         batch: samples per step.
         depth: strongly entangling layers.
+        n_heads: heads that learn from the same samples in one step; jax maps over them.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Workload(NamedTuple):
     n_features: int = 128
     batch: int = 64
     depth: int = 3
+    n_heads: int = 1
 
 
 def inputs_of(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
@@ -207,9 +209,11 @@ def _jax_step(workload: Workload, circuit: Callable[[Any, Any], Any]) -> Step:
     jax, jnp = _module("jax"), _module("jax.numpy")
     inputs, labels = map(jnp.asarray, inputs_of(workload))
     rng, n, wide = np.random.default_rng(1), workload.n_qubits, workload.n_features
+    stack = (workload.n_heads,) if workload.n_heads > 1 else ()
 
     def draw(*shape: int) -> Any:
-        return jnp.asarray(rng.normal(size=shape).astype(np.float32) / np.sqrt(shape[0]))
+        numbers = rng.normal(size=(*stack, *shape)).astype(np.float32)
+        return jnp.asarray(numbers / np.sqrt(shape[0]))
 
     if workload.kind == "head":
         parameters = {
@@ -228,7 +232,6 @@ def _jax_step(workload: Workload, circuit: Callable[[Any, Any], Any]) -> Step:
             log_p = jnp.log(circuit(inputs, p["weights"]) + 1e-7)
         return -jnp.take_along_axis(log_p, labels[:, None], 1).mean()
 
-    @jax.jit
     def update(p: Any, m: Any, v: Any, t: Any) -> Any:
         grads = jax.grad(loss)(p)
         m = jax.tree.map(lambda old, g: 0.9 * old + 0.1 * g, m, grads)
@@ -239,9 +242,11 @@ def _jax_step(workload: Workload, circuit: Callable[[Any, Any], Any]) -> Step:
 
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     state = [(parameters, zeros, zeros, jnp.asarray(1.0))]
+    every = (0, 0, 0, None)  # heads side by side, one count of steps
+    taken = jax.jit(jax.vmap(update, every, every) if stack else update)
 
     def step() -> None:
-        state[0] = jax.block_until_ready(update(*state[0]))
+        state[0] = jax.block_until_ready(taken(*state[0]))
 
     return step
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from qgraft.bench.inference import single_sample, trunk_forward
 from qgraft.bench.peers import (
     PEERS,
     QCNN_LAYERS,
@@ -47,6 +48,9 @@ WORKLOADS = {
         Workload("B: QCNN, 8 qubits, 256 amplitudes", "qcnn-amplitude", 8, 256),
         Workload("B: QCNN, 8 qubits, 8 angles", "qcnn-angle", 8, 8),
     ),
+    "narrow": tuple(
+        Workload(f"Torch path: head, {n} qubits, 128 features", "head", n) for n in (4, 6)
+    ),
     "C": tuple(
         Workload(f"C: head, {n} qubits, batch {batch}", "head", n, batch=batch)
         for n, batch in ((8, 64), (10, 64), (12, 64), (14, 64))
@@ -56,7 +60,8 @@ WORKLOADS = {
         for n, batch in ((16, 16), (20, 2))
     ),
 }
-SLOW_TO_COMPILE = 10  # qubits from which jitted peers take minutes to compile a circuit
+# Qubits up to which a jitted peer compiles a circuit within about a minute.
+MOST_QUBITS = {"TensorCircuit-NG jax": 9, "PennyLane jax.jit": 14}
 
 
 class Timing(NamedTuple):
@@ -147,7 +152,7 @@ def trainer_step(workload: Workload, options: dict, n_heads: int) -> Step:
 
 
 def many_heads(peers: Sequence[str]) -> dict[str, tuple[Step, float]]:
-    """Return contestants that take one step of each of 54 heads."""
+    """Return contestants that take one step of each of 54 heads, in sequence or mapped by jax."""
     workload = WORKLOADS["A"][0]
     options = {"n_qubits": workload.n_qubits, "depth": workload.depth, "relu": True}
     ours = {"qgraft head trainer": (trainer_step(workload, options, N_HEADS), float(TRAINER_STEPS))}
@@ -155,7 +160,17 @@ def many_heads(peers: Sequence[str]) -> dict[str, tuple[Step, float]]:
     for name in ("dense head (classical)", *peers):
         if name in single:
             ours[f"{name}, in sequence"] = (single[name][0], 1 / N_HEADS)
+        if "jax" in name and name in single:
+            mapped = PEERS[name](workload._replace(n_heads=N_HEADS))
+            ours[f"{name}, vmapped over heads"] = (mapped, 1)
     return ours
+
+
+TOGETHER: dict[str, tuple[str, Callable[[Sequence[str]], dict[str, tuple[Step, float]]]]] = {
+    "many": (f"{N_HEADS} heads of A, one step each", many_heads),
+    "single": ("One sample through the head of A", lambda _: single_sample(WORKLOADS["A"][0])),
+    "trunk": ("CM-2 forward, 64 images of 200 x 200", lambda _: trunk_forward()),
+}
 
 
 def measure(
@@ -208,14 +223,14 @@ def run_bench(
     on_timing: Callable[[Timing], None] = lambda timing: None,
     on_skip: Callable[[str], None] = lambda line: None,
 ) -> list[Timing]:
-    """Run the workloads `names` (keys of `WORKLOADS`, or `many` for 54 heads together).
+    """Run the workloads `names`: keys of `WORKLOADS` and of `TOGETHER`.
 
     Raises:
         ConfigError: no such workload.
     """
-    unknown = [name for name in names if name != "many" and name not in WORKLOADS]
+    unknown = [name for name in names if name not in TOGETHER and name not in WORKLOADS]
     if unknown:
-        known = ", ".join(("many", *WORKLOADS))
+        known = ", ".join((*TOGETHER, *WORKLOADS))
         raise ConfigError(f"unknown workload {unknown[0]!r}; choose from {known}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -223,15 +238,15 @@ def run_bench(
     options = {"rounds": rounds, "seconds": seconds, "on_timing": on_timing}
     try:
         for name in names:
-            if name == "many":
-                title = f"{N_HEADS} heads of A, one step each"
-                timings += measure(title, many_heads(peers), **options)
+            if name in TOGETHER:
+                title, build = TOGETHER[name]
+                timings += measure(title, build(peers), **options)
                 continue
             for workload in WORKLOADS[name]:
                 fast = [
                     peer
                     for peer in peers
-                    if not ("jax" in peer and workload.n_qubits >= SLOW_TO_COMPILE)
+                    if workload.n_qubits <= MOST_QUBITS.get(peer, workload.n_qubits)
                 ]
                 timings += measure(workload.name, contestants(workload, fast, on_skip), **options)
     finally:

@@ -35,7 +35,7 @@ def params(
 @app.command(epilog="Example: qgraft bench --only A,B --threads 1 --json bench.json")
 def bench(
     only: Annotated[
-        str, typer.Option(help="Workloads: A, A-wide, many, B, C, C-large.")
+        str, typer.Option(help="Workloads: A, A-wide, many, narrow, B, C, C-large, single, trunk.")
     ] = "A,A-wide,many,B,C",
     threads: Annotated[int, typer.Option(help="Threads of torch and of the kernels.")] = 1,
     seconds: Annotated[float, typer.Option(help="Time for each workload.")] = 5.0,

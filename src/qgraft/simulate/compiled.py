@@ -41,7 +41,8 @@ def internal(function: Callable[..., Any]) -> Callable[..., Any]:
 
     It gets no entry point for Python, which takes a fifth of the time of a first compilation.
     """
-    return njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    options: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(error_model="numpy", **options)(function)
 
 
 @cache

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +21,7 @@ from qgraft.simulate.kernels import backward, collect, forward
 from qgraft.simulate.lanes import LANES
 from qgraft.simulate.lowering import Program, Read, lower, packs
 from qgraft.simulate.statevector import check_numbers
+from qgraft.simulate.threads import on_threads
 
 SMALL = 2**26  # bytes that need no look at the machine's memory
 THREADS_FROM = 2_000_000  # amplitudes times steps; below, waking a thread costs more than it saves
@@ -104,7 +104,7 @@ def run_forward(
         own = states if keep else states[thread : thread + 1]
         forward(program, inputs, weights, own, keep, thread, threads, out)
 
-    _on_threads(work, threads)
+    on_threads(work, threads)
     return out, states
 
 
@@ -135,7 +135,7 @@ def run_backward(
             by_slot,
         )
 
-    _on_threads(work, threads)
+    on_threads(work, threads)
     gradient = np.zeros(len(weights))
     collect(program, weights, by_slot, by_weight, gradient)
     return by_input, gradient.astype(weights.dtype)
@@ -177,20 +177,3 @@ def _memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 2**62
-
-
-def _on_threads(work: Any, threads: int) -> None:
-    if threads == 1:
-        return work(0)
-    helpers = [_pool().submit(work, thread) for thread in range(1, threads)]
-    try:
-        work(0)
-    finally:
-        for helper in helpers:
-            helper.result()
-    return None
-
-
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="qgraft")
