@@ -1,4 +1,4 @@
-.PHONY: demo test check clean
+.PHONY: demo test check fuzz clean
 PYTHON ?= python3
 BIN := .venv/bin
 # The library alone, then the development tools on top: a demo need not wait for the latter.
@@ -10,6 +10,10 @@ demo: $(CORE)
 
 test: check
 	$(BIN)/python -m pytest -q -n 2
+
+# Hostile input, crashes and faults at full size: hours, for a machine that has the night.
+fuzz: $(DEV)
+	QGRAFT_NIGHTLY=1 $(BIN)/python -m pytest -q -n 2 tests/test_hostile_*.py tests/test_crash.py tests/test_faults.py
 
 check: $(DEV)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright

@@ -16,6 +16,15 @@ def private_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("QGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(scope="session")
+def mutants():
+    """Return how many mutants to try: the number given, or a hundred times that by night.
+
+    `make fuzz` sets QGRAFT_NIGHTLY.
+    """
+    return lambda number: number * (100 if os.environ.get("QGRAFT_NIGHTLY") else 1)
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Refuse every connection that leaves this machine."""

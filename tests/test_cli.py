@@ -18,6 +18,7 @@ COMMANDS = (
     ["demo"],
     ["reproduce"],
     ["reproduce", "surface"],
+    ["reproduce", "qcnn"],
     ["fit"],
     ["predict"],
     ["params"],

@@ -12,6 +12,7 @@ from qgraft.circuits.circuit import Circuit, Op, Param, each_z
 from qgraft.errors import RunError
 from qgraft.heads.dense import DenseHead
 from qgraft.heads.dressed import DressedHead
+from qgraft.heads.registry import build_head
 from qgraft.seeds import torch_stream
 from qgraft.training import loop
 from qgraft.training.head_trainer import HeadTask, can_train, train_heads
@@ -73,6 +74,21 @@ def test_two_hundred_steps_follow_plain_torch(n_features, options, dtype, tolera
     train_plainly(plain, data, rows, RECIPE, 7)
     for found, expected in zip(trained.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["frozen-circuit", "no-entanglers"])
+def test_controls_follow_plain_torch_too(kind):
+    data = samples(16)
+    with torch_stream(0, "head"):
+        trained = build_head(kind, 16, 3).double()
+    before = trained.weights.detach().clone()
+    plain = copy.deepcopy(trained)
+    plain.backend = "torch"
+    train_heads([HeadTask(trained, torch.arange(230), None, 7)], data, RECIPE)
+    train_plainly(plain, data, torch.arange(230), RECIPE, 7)
+    for found, expected in zip(trained.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    assert torch.equal(trained.weights, before) == (kind == "frozen-circuit")
 
 
 def test_records_are_those_of_the_loop():

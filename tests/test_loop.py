@@ -216,7 +216,7 @@ def test_damaged_weight_files_are_refused(tmp_path):
     content = file.read_bytes()
     for damaged in (b"", content[:5], content[:-1], b"\xff" * 20, b"\x80\x04pickle"):
         file.write_bytes(damaged)
-        with pytest.raises(WeightsError, match="not a readable safetensors file"):
+        with pytest.raises(WeightsError, match=r"not a readable safetensors file|checksum differs"):
             load_tensors(file)
     with pytest.raises(WeightsError, match="does not exist"):
         load_tensors(tmp_path / "none.safetensors")

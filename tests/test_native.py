@@ -14,9 +14,10 @@ from qgraft.circuits.circuit import Circuit, Op, Param, each_z, inert_weights
 from qgraft.circuits.gates import GATES
 from qgraft.errors import CircuitError
 from qgraft.heads.dressed import DressedHead
-from qgraft.simulate import backends, native, statevector, threads
+from qgraft.simulate import backends, native, statevector
 from qgraft.simulate.lowering import lower
 from qgraft.simulate.native import native_expvals, native_probabilities
+from qgraft.simulate.threads import on_threads
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
@@ -300,9 +301,9 @@ def test_kernels_work_where_no_cache_folder_can_be_written():
 @pytest.mark.parametrize("openmp", [True, False])
 def test_work_is_shared_out_once_and_its_faults_come_back(monkeypatch, openmp):
     if not openmp:
-        monkeypatch.setattr(threads, "_openmp", lambda: None)
+        monkeypatch.setattr("qgraft.simulate.threads._openmp", lambda: None)
     done = []
-    threads.on_threads(done.append, 3)
+    on_threads(done.append, 3)
     assert sorted(done) == [0, 1, 2]
 
     def broken(share):
@@ -310,4 +311,4 @@ def test_work_is_shared_out_once_and_its_faults_come_back(monkeypatch, openmp):
             raise CircuitError("no memory")
 
     with pytest.raises(CircuitError, match="no memory"):
-        threads.on_threads(broken, 2)
+        on_threads(broken, 2)

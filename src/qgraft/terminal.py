@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import isclose
 from types import TracebackType
 
 from rich.console import Console
@@ -67,7 +68,7 @@ class Meter:
             self._started = (now, done)
         if self._live:
             self._bar.update(self._task, completed=done, total=total, note=note)
-        elif now - self._printed >= PLAIN_EVERY_S or done >= total:
+        elif now - self._printed >= PLAIN_EVERY_S or isclose(done, total):
             self._printed = now
             since, before = self._started
             left = (now - since) * (total - done) / (done - before) if done > before else None

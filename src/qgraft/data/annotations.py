@@ -52,14 +52,33 @@ def read_annotation(path: Path, *, shape: tuple[int, int] | None = None) -> Anno
     Raises:
         AnnotationError: the file is missing, hostile, damaged or contradicts the image.
     """
+    return parse_annotation(_read_bytes(path), str(path), shape=shape)
+
+
+def read_drawn_boxes(path: Path) -> Annotation:
+    """Read a Pascal-VOC file as it was drawn: corners may lie anywhere, in any order.
+
+    Raises:
+        AnnotationError: the file is missing, hostile or damaged.
+    """
+    try:
+        root = _parse(_read_bytes(path))
+        size = _only_child(root, "size")
+        width, height = (_whole_number(size, side, 1, MAX_SIDE) for side in ("width", "height"))
+        boxes = tuple(_drawn_box(element) for element in root.findall("object"))
+    except _FaultError as fault:
+        raise AnnotationError(f"{path}: {fault}") from None
+    return Annotation((root.findtext("filename") or "").strip(), width, height, boxes)
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise AnnotationError(f"{path}: no such file; check the path of the annotations")
         with path.open("rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
+            return handle.read(MAX_BYTES + 1)
     except OSError as error:
         raise AnnotationError(f"{path}: {error.strerror}; check the rights of the file") from None
-    return parse_annotation(data, str(path), shape=shape)
 
 
 def parse_annotation(data: bytes, name: str, *, shape: tuple[int, int] | None = None) -> Annotation:
@@ -137,6 +156,16 @@ def _box(element: Element, width: int, height: int) -> Box:
     ymin = _whole_number(corners, "ymin", 1, height)
     xmax = _whole_number(corners, "xmax", xmin, width)
     ymax = _whole_number(corners, "ymax", ymin, height)
+    return Box(xmin - 1, ymin - 1, xmax, ymax, label)
+
+
+def _drawn_box(element: Element) -> Box:
+    label = (_only_child(element, "name").text or "").strip()
+    corners = _only_child(element, "bndbox")
+    anywhere = -MAX_SIDE, 10 * MAX_SIDE
+    xmin, ymin, xmax, ymax = (
+        _whole_number(corners, side, *anywhere) for side in ("xmin", "ymin", "xmax", "ymax")
+    )
     return Box(xmin - 1, ymin - 1, xmax, ymax, label)
 
 

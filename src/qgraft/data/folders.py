@@ -76,9 +76,7 @@ def load_images(
     """
     if not 1 <= size <= MAX_SIDE:
         raise ConfigError(f"image size must be 1 to {MAX_SIDE} pixels, got {size}")
-    folder, entries, findings = _find_entries(root)
-    _require_inside(entries, folder)
-    _require_classes(entries, root)
+    folder, entries, findings = list_images(root)
 
     def read(name: str) -> np.ndarray:
         return read_image(folder / name, channels=channels, size=size, allow_tiff=allow_tiff)
@@ -93,10 +91,22 @@ def load_images(
             )
         readable = [i for i in range(len(entries)) if i not in faults]
         images, entries = images[readable], [entries[i] for i in readable]
-        _require_classes(entries, root)
+        require_classes(entries, root)
         findings.append(f"{len(faults)} files skipped: {'; '.join([*faults.values()][:10])}")
     split = tuple(entry.split for entry in entries if entry.split)
-    return LoadedImages(_image_set(images, entries, group_by, findings), split or None)
+    return LoadedImages(image_set(images, entries, group_by, findings), split or None)
+
+
+def list_images(root: Path) -> tuple[Path, list[Entry], list[str]]:
+    """Return the folder that names are relative to, what is said of each image, and findings.
+
+    Raises:
+        DataError: the layout, a path or a class is wrong.
+    """
+    folder, entries, findings = _find_entries(root)
+    _require_inside(entries, folder)
+    require_classes(entries, root)
+    return folder, entries, findings
 
 
 def _manifest_of(root: Path) -> Path | None:
@@ -133,7 +143,12 @@ def _require_inside(entries: Sequence[Entry], folder: Path) -> None:
             raise DataError(f"{name} and {seen[target]} in {folder} are one file; keep one of them")
 
 
-def _require_classes(entries: Sequence[Entry], root: Path) -> None:
+def require_classes(entries: Sequence[Entry], root: Path) -> None:
+    """Refuse entries that do not hold images of at least two classes.
+
+    Raises:
+        DataError: a class has no image, or there are fewer than two.
+    """
     class_names, labels = _numbered_labels([entry.label for entry in entries])
     counts = np.bincount(labels, minlength=len(class_names))
     if len(class_names) < 2 or not counts.all():
@@ -196,12 +211,13 @@ def _merged(keys: Sequence[str], images: np.ndarray) -> tuple[list[str], int]:
     return [root(key) for key in keys], n_copies
 
 
-def _image_set(
+def image_set(
     images: np.ndarray,
     entries: Sequence[Entry],
     group_by: Callable[[str], str] | None,
     findings: Sequence[str],
 ) -> ImageSet:
+    """Return images with what is said of them; equal pixels are one group."""
     class_names, labels = _numbered_labels([entry.label for entry in entries])
     keys = [group_by(e.name) if group_by else e.group or e.name for e in entries]
     keys, n_copies = _merged(keys, images)

@@ -97,7 +97,7 @@ def read_image(
         ImageError: the file cannot be read, or its bytes are refused by `decode_image`.
     """
     formats = TIFF_FORMATS if allow_tiff else DATASET_FORMATS
-    image = as_channels(decode_image(_read_bytes(path), str(path), formats=formats), channels)
+    image = as_channels(decode_image(read_bytes(path), str(path), formats=formats), channels)
     return image if size is None else resize(image, size)
 
 
@@ -132,7 +132,12 @@ def _quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a regular file, or one more than `decode_image` allows.
+
+    Raises:
+        ImageError: it is no file or cannot be read.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError(f"{path} is not a file; name an image file")

@@ -49,8 +49,8 @@ def load_photographs(
     Raises:
         DataError: no such layout, an unknown or empty class, or unreadable files, each named.
     """
-    pairs = _find_pairs(root)
-    known = Counter(_defect_of(image) for image, _ in pairs)
+    pairs = find_pairs(root)
+    known = Counter(defect_of(image) for image, _ in pairs)
     if classes is None:
         classes = KEPT if set(DEFECTS) <= set(known) else sorted(known)
     for name in classes:
@@ -63,7 +63,7 @@ def load_photographs(
     paths: list[Path] = []
     faults: list[str] = []
     for image_path, xml_path in pairs:
-        if _defect_of(image_path) not in classes:
+        if defect_of(image_path) not in classes:
             continue
         try:
             image = read_image(image_path, channels=1)
@@ -80,7 +80,7 @@ def load_photographs(
             f"{len(faults)} of {len(faults) + len(images)} images cannot be used; repair or "
             f"remove them, or go on without them with --on-error skip:\n  {shown}"
         )
-    defects = tuple(_defect_of(path) for path in paths)
+    defects = tuple(defect_of(path) for path in paths)
     for name in classes:
         if name not in defects:
             raise DataError(f"no readable image of class {name!r} is left in {root}")
@@ -94,7 +94,16 @@ def load_photographs(
     )
 
 
-def _find_pairs(root: Path) -> list[tuple[Path, Path]]:
+def defect_types(root: Path) -> tuple[str, ...]:
+    """Return all defect classes of a folder, sorted, dropped ones included.
+
+    Raises:
+        DataError: no such layout.
+    """
+    return tuple(sorted({defect_of(image) for image, _ in find_pairs(root)}))
+
+
+def find_pairs(root: Path) -> list[tuple[Path, Path]]:
     """Return (image, annotation) paths in natural order of the names.
 
     Raises:
@@ -128,7 +137,8 @@ def _natural(stem: str) -> list[tuple[int, str]]:
     return [(int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", stem)]
 
 
-def _defect_of(image: Path) -> str:
+def defect_of(image: Path) -> str:
+    """Return the defect class that an image's file name states: all before its last number."""
     return re.sub(r"_\d+$", "", image.stem)
 
 
@@ -137,7 +147,7 @@ def _quirks(
 ) -> list[str]:
     """Count what is odd about the files, a sentence each."""
     foreign = [
-        sum(box.label != _defect_of(path) for box in annotation.boxes)
+        sum(box.label != defect_of(path) for box in annotation.boxes)
         for path, annotation in zip(paths, annotations, strict=True)
     ]
     repeated = sum(len(a.boxes) - len(set(a.boxes)) for a in annotations)

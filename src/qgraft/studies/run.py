@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -14,14 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from qgraft.errors import RunError
-from qgraft.training.checkpoint import read_json, write_json
+from qgraft.studies.lock import LOCK_FILE, lock_folder, unlock_folder, unlocked_on_error
+from qgraft.training.checkpoint import atomic_write, read_json, write_json
 from qgraft.training.loop import EpochRecord
 
 RUN_ENTRIES = frozenset(
     ("config.json", "env.json", "timings.json", "data.json", "result.json", "curves.json",
      "models.json", "predictions.npz", "mistakes.npz", "mistakes.json", "samples.npz",
-     "samples.json", "report.html", "tables", "figures", "trunks", "heads")
+     "samples.json", "report.html", "tables", "figures", "trunks", "heads", "thresholds.json",
+     "SHA256SUMS", LOCK_FILE)
 )  # fmt: skip
+SUMS_FILE = "SHA256SUMS"
+# Made anew from the rest, or different on every machine.
+_NOT_SUMMED = frozenset(
+    ("report.html", "tables", "figures", "env.json", "timings.json", SUMS_FILE, LOCK_FILE)
+)
 
 Progress = Callable[[float, float, str], None]  # (work done, all work, what is being done)
 
@@ -75,6 +83,23 @@ class Run:
             self._timings[name] = round(self._timings.get(name, 0.0) + spent, 3)
             write_json(self.folder / "timings.json", self._timings)
 
+    def finish(self) -> None:
+        """Drop what only a resume needs, write `SHA256SUMS` and release the folder.
+
+        The sums are checked by `sha256sum --check SHA256SUMS` inside the folder.
+        """
+        for ending in (".part", ".previous", ".damaged"):
+            _sweep(self.folder, ending)
+        lines = [
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  "
+            f"{path.relative_to(self.folder).as_posix()}\n"
+            for entry in sorted(RUN_ENTRIES - _NOT_SUMMED)
+            for path in (self.folder / entry, *sorted((self.folder / entry).rglob("*")))
+            if path.is_file()
+        ]
+        atomic_write(self.folder / SUMS_FILE, "".join(lines))
+        unlock_folder(self.folder)
+
 
 def keep_data(folder: Path, data: dict[str, Any]) -> None:
     """Write what a run was made from, or check that a resumed run is given the same.
@@ -84,7 +109,7 @@ def keep_data(folder: Path, data: dict[str, Any]) -> None:
     """
     path = folder / "data.json"
     if path.exists():
-        stored = read_json(path)
+        stored = _read_object(path)
         if any(stored.get(key) != data[key] for key in ("digest", "splits")):
             raise RunError(
                 f"the images or their splits changed since {folder} was started; a resumed run "
@@ -99,50 +124,89 @@ def open_run(
     """Start a run in `folder`, or go on with the one that is there.
 
     Raises:
-        RunError: the folder holds a run and `resume` is not set, or a run of other settings.
+        RunError: the folder holds a run and `resume` is not set, a run of other settings, or is
+            in use by another process.
     """
-    settings = folder / "config.json"
-    if settings.exists():
-        if not resume:
-            raise RunError(
-                f"{folder} holds a run already; go on with it by --resume, or choose another --out"
-            )
-        stored = read_json(settings)
-        if not isinstance(stored, dict):
-            raise RunError(f"{settings} does not hold the settings of a run; choose another --out")
-        keys = ({**stored, **config}).keys() - {"command"}  # how it was typed does not matter
-        differing = sorted(key for key in keys if stored.get(key) != config.get(key))
-        if differing:
-            key = differing[0]
-            raise RunError(
-                f"{folder} was started with other settings: {key} was {stored.get(key)!r}, now "
-                f"{config.get(key)!r} ({len(differing)} differ); use the same, or another --out"
-            )
-    elif folder.exists() and not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; --out must name a folder")
-    else:
+    _make_folder(folder)
+    with unlocked_on_error(folder):
+        _sweep(folder, ".part")
+        _start_or_resume(folder, config, resume)
+        write_json(folder / "env.json", environment())
+        timings = folder / "timings.json"
+        known = _read_object(timings) if timings.exists() else {}
+    return Run(folder, progress, _timings=known)
+
+
+def _start_or_resume(folder: Path, config: dict[str, Any], resume: bool) -> None:
+    settings = folder / "config.json"
+    if not settings.exists():
         write_json(settings, config)
-    write_json(folder / "env.json", environment())
-    timings = folder / "timings.json"
-    return Run(folder, progress, _timings=read_json(timings) if timings.exists() else {})
+        return
+    if not resume:
+        raise RunError(
+            f"{folder} holds a run already; go on with it by --resume, or choose another --out"
+        )
+    stored = _read_object(settings)
+    keys = ({**stored, **config}).keys() - {"command"}  # how it was typed does not matter
+    differing = sorted(key for key in keys if stored.get(key) != config.get(key))
+    if differing:
+        key = differing[0]
+        raise RunError(
+            f"{folder} was started with other settings: {key} was {stored.get(key)!r}, now "
+            f"{config.get(key)!r} ({len(differing)} differ); use the same, or another --out"
+        )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`.
+
+    Raises:
+        RunError: it holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise RunError(f"{path} was not written by a run; choose another --out")
+    return value
+
+
+def _sweep(folder: Path, ending: str) -> None:
+    """Delete the hidden files with this ending where a run writes; --out may hold other things."""
+    for place in (folder.glob, (folder / "trunks").rglob, (folder / "heads").rglob):
+        for stray in place(f".*{ending}"):
+            stray.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except ValueError as error:  # a NUL in the name
+        raise RunError(
+            f"{str(folder)!r} cannot be a folder ({error}); choose another --out"
+        ) from None
 
 
 def remove_run(folder: Path) -> None:
     """Delete a run directory; a folder that holds anything else is left alone.
 
     Raises:
-        RunError: the folder exists and holds something that no run of qgraft writes.
+        RunError: the folder exists and holds something that no run of qgraft writes, or is in
+            use by another process.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise RunError(f"{folder} is a file; --out must name a folder")
-    strange = sorted(path.name for path in folder.iterdir() if path.name not in RUN_ENTRIES)
+    parts = {path.name for path in folder.glob(".*.part")}
+    strange = sorted({path.name for path in folder.iterdir()} - RUN_ENTRIES - parts)
     if strange:
         raise RunError(
             f"{folder} holds {strange[0]!r}, which is not part of a run; choose another --out"
         )
+    lock_folder(folder)
     shutil.rmtree(folder)
+    unlock_folder(folder)
 
 
 def environment() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from qgraft.simulate.lanes import LANES
 from qgraft.simulate.lowering import Program, lower, packs
 from qgraft.training.head_kernel import run_epoch
 from qgraft.training.loop import EpochRecord, Recipe, Samples
+from qgraft.training.stopping import stop_if_asked
 
 SCORE_BATCH = 256
 
@@ -54,7 +55,8 @@ def can_train(head: nn.Module, samples: Samples, recipe: Recipe) -> bool:
         and head.backend != "torch"
         and head.pre.in_features == samples.inputs.shape[1]
         and not head._forward_hooks
-        and all(p.requires_grad and p.is_cpu and p.dtype == kind for p in head.parameters())
+        and all(p.is_cpu and p.dtype == kind for p in head.parameters())
+        and all(p.requires_grad for p in head.parameters() if p is not head.weights)
     )
 
 
@@ -65,6 +67,7 @@ def train_heads(
     *,
     threads: int | None = None,
     on_epoch: Callable[[int, list[EpochRecord]], None] = lambda task, history: None,
+    on_trained: Callable[[int, list[EpochRecord]], None] = lambda task, history: None,
 ) -> list[list[EpochRecord]]:
     """Train every head in place and return its records, one per epoch, as `loop.train` does.
 
@@ -75,6 +78,7 @@ def train_heads(
         threads: heads trained at the same time; by default torch's number of threads.
         on_epoch: called with the number of a task and its records after each of its epochs; from
             several threads, never twice at once for one task.
+        on_trained: called likewise when the head of a task is trained and holds its weights.
 
     Raises:
         RunError: a head does not fit (see `can_train`), or a loss is no longer finite.
@@ -92,7 +96,9 @@ def train_heads(
         def done(history: list[EpochRecord]) -> None:
             on_epoch(number, history)
 
-        return _train(tasks[number], features, labels, recipe, orders[number], done)
+        history = _train(tasks[number], features, labels, recipe, orders[number], done)
+        on_trained(number, history)
+        return history
 
     orders = [_orders(task, recipe.epochs) for task in tasks]
     workers = min(len(tasks), threads or torch.get_num_threads())
@@ -125,7 +131,9 @@ def _train(
     program = _program(head, recipe.batch_size)
     parameters = _pack(head)
     moments = np.zeros_like(parameters), np.zeros_like(parameters)
-    options = np.array([head.scale, head.relu, head.post.out_features, len(head.weights)], float)
+    learns = head.weights.requires_grad
+    sizes = head.post.out_features, len(head.weights)
+    options = np.array([head.scale, head.relu, *sizes, learns], float)
 
     def run(rows: np.ndarray, size: int, rate: float, step: int) -> tuple[float, float]:
         sums = np.zeros(2)
@@ -137,8 +145,9 @@ def _train(
 
     history: list[EpochRecord] = []
     step = 0
-    for order in orders:
-        loss, accuracy = run(order, recipe.batch_size, recipe.learning_rate, step)
+    for epoch, order in enumerate(orders):
+        stop_if_asked()
+        loss, accuracy = run(order, recipe.batch_size, recipe.rate(epoch), step)
         step += -(-len(order) // recipe.batch_size)
         if not isfinite(loss):
             raise RunError(
