@@ -3,7 +3,8 @@
 `paper` (arXiv 2409.00228, section III): an anomalous image is the photograph itself, a normal
 one a box-free crop magnified to the same size. Magnification blurs, so blur alone separates the
 classes. `clean`: every photograph gives one normal crop and one crop around a defect, both of
-the same side and magnified alike; two photographs with equal pixels count as one.
+the same side and magnified alike; two photographs with equal pixels count as one. `type_images`
+asks another question of the same photographs: which type a defect is of.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from qgraft.seeds import numpy_rng
 
 PUBLISHED_PER_CLASS = 1103
 SIZE = 200
+TYPE_SIDE = 96  # one side for all types: how large a defect is must not tell which it is
 CUT_MARK = "#"  # "scratches_7#12,40,92" is the 92-pixel square at x 12, y 40 of scratches_7
 
 
@@ -35,6 +37,11 @@ def surface_images(
     if not any(photographs.boxes):
         raise DataError("no photograph has a box, so nothing is anomalous; add annotations")
     pool = _normal_pool(photographs, per_class)
+    if not pool:
+        raise DataError(
+            "no photograph has a box-free square of at least 32 pixels, so nothing is normal; "
+            "leave out classes whose boxes cover everything with --classes"
+        )
     if len(pool) < per_class:
         raise DataError(
             f"{per_class} images per class were asked for, but the photographs hold only "
@@ -57,6 +64,39 @@ def surface_images(
     )
 
 
+def type_images(photographs: Photographs, *, seed: int, size: int = SIZE) -> ImageSet:
+    """Cut one square around the largest box of every type in every photograph.
+
+    The class of a crop is the type its box was given. Boxes of types that no photograph is named
+    after are left out.
+
+    Raises:
+        DataError: fewer than two types.
+    """
+    types = sorted(set(photographs.defects))
+    if len(types) < 2:
+        raise DataError(f"telling types apart needs at least 2 of them, got {', '.join(types)}")
+    rng = numpy_rng(seed, "surface types")
+    cuts: list[tuple[int, int, Square]] = []
+    for i, (image, boxes) in enumerate(zip(photographs.images, photographs.boxes, strict=True)):
+        shape = image.shape[0], image.shape[1]
+        for label, name in enumerate(types):
+            of_type = [box for box in boxes if box.label == name]
+            if of_type:
+                largest = max(of_type, key=lambda box: (box.x1 - box.x0) * (box.y1 - box.y0))
+                square = crop_around(largest, min(TYPE_SIDE, *shape), shape, rng)
+                cuts.append((i, label, square))
+    groups = _photograph_groups(photographs.images)
+    return ImageSet(
+        images=np.stack([_magnified(photographs.images[i], square, size) for i, _, square in cuts]),
+        labels=np.array([label for _, label, _ in cuts], dtype=np.int64),
+        groups=groups[[i for i, _, _ in cuts]],
+        names=tuple(_cut_name(photographs.names[i], square) for i, _, square in cuts),
+        class_names=tuple(types),
+        findings=photographs.findings,
+    )
+
+
 def most_per_class(photographs: Photographs) -> int:
     """Return how many images per class can be made with one of each from a photograph."""
     return sum(
@@ -65,7 +105,8 @@ def most_per_class(photographs: Photographs) -> int:
     )
 
 
-def _photograph_of(name: str) -> str:
+def photograph_of(name: str) -> str:
+    """Return the photograph that an image of `surface_images` was cut from."""
     return name.rpartition(CUT_MARK)[0] or name
 
 
@@ -85,7 +126,7 @@ def surface_splits(
         return paper_splits(images, n_folds=n_folds, seed=seed)
     names = sorted(set(photographs.defects))
     defect_of = dict(zip(photographs.names, photographs.defects, strict=True))
-    strata = [names.index(defect_of[_photograph_of(name)]) for name in images.names]
+    strata = [names.index(defect_of[photograph_of(name)]) for name in images.names]
     return clean_splits(images, n_folds=n_folds, seed=seed, strata=np.array(strata))
 
 
