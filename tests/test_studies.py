@@ -15,10 +15,12 @@ from qgraft.data.synthetic import synthetic_steel
 from qgraft.errors import QgraftError, RunError, WeightsError
 from qgraft.evaluation.metrics import score
 from qgraft.reports import write_report
+from qgraft.studies.control_heads import CONTROLS
 from qgraft.studies.fit import read_images, run_fit
 from qgraft.studies.predict import find_images, format_predictions, load_fitted, predict
 from qgraft.studies.run import open_run, remove_run
 from qgraft.studies.surface import hybrids_of, run_surface
+from qgraft.training.checkpoint import load_tensors
 
 PHOTOGRAPHS = synthetic_steel(7, seed=3)
 SMALL = {
@@ -28,6 +30,7 @@ SMALL = {
     "epochs": 2,
     "head_epochs": 2,
     "folds": 3,
+    "head_seeds": 2,
     "per_class": 36,
 }
 
@@ -65,6 +68,7 @@ def test_the_result_has_every_row_and_score(clean_run):
     assert [row["n_folds"] for row in result["rows"]] == [1, 3, 3, 3]
     assert result["rows"][0]["n_inits"] == 2
     assert 0 <= result["shortcut_control"]["f1"] <= 1
+    assert len(result["evidence"]["comparisons"]) == 3 * len(CONTROLS)
     assert result["config"]["seed"] == 0
     page = write_report(clean_run).read_text()
     assert len(page) > 50_000
@@ -100,7 +104,7 @@ class StoppedError(Exception):
     """Stands for a run that dies."""
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 9, 14])
+@pytest.mark.parametrize("stop_at", [1, 3, 9, 14, 45])
 def test_a_stopped_run_ends_with_the_identical_result(clean_run, tmp_path, stop_at):
     calls = 0
 
@@ -149,8 +153,14 @@ def test_nothing_learns_from_the_hold_out(clean_run, tmp_path):
     assert kept
     assert not kept & names
     run(tmp_path / "run", small(protocol="clean"), replace(PHOTOGRAPHS, images=spoiled))
+    inside = np.setdiff1d(np.arange(len(images)), held)
     for file in clean_run.rglob("*.safetensors"):
-        assert (tmp_path / "run" / file.relative_to(clean_run)).read_bytes() == file.read_bytes()
+        other = tmp_path / "run" / file.relative_to(clean_run)
+        if file.name.startswith("control-"):  # what heads say of all images, the hold-out too
+            ours, theirs = (load_tensors(path)["classes"][..., inside] for path in (file, other))
+            assert torch.equal(ours, theirs)
+        else:
+            assert other.read_bytes() == file.read_bytes()
 
 
 def test_every_k_can_be_asked_for():

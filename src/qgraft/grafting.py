@@ -179,6 +179,17 @@ def graft(
     )
 
 
+def removed_layers(model: nn.Module, replace_last: int | Literal["all"]) -> nn.Sequential:
+    """Return a copy of the layers that `graft(model, replace_last)` replaces, in order.
+
+    Raises:
+        ModelError: the model cannot be cut there.
+    """
+    return nn.Sequential(
+        *_cut_at(copy.deepcopy(model), _kth_last(_dense_stack(model), replace_last))
+    )
+
+
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 

@@ -17,6 +17,7 @@ import numpy as np
 from qgraft.seeds import numpy_rng
 
 N_RESAMPLES = 2000
+ALPHA = 0.05
 
 
 class Interval(NamedTuple):
@@ -91,6 +92,61 @@ def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, seed: int = 0) ->
     return Interval(mean, mean - high * error, mean - low * error)
 
 
+class Resamples(NamedTuple):
+    """Draws of whole photographs with replacement.
+
+    Attributes:
+        weights: how often each draw holds each photograph `(1 + n_draws, n_photographs)`; the
+            first row is the hold-out itself.
+        photograph: number of the photograph of each image `(n,)`.
+    """
+
+    weights: np.ndarray
+    photograph: np.ndarray
+
+
+def draw_photographs(groups: np.ndarray, *, n_draws: int = N_RESAMPLES, seed: int = 0) -> Resamples:
+    """Draw as many photographs as there are in `groups` `(n,)`, `n_draws` times."""
+    _, photograph = np.unique(groups, return_inverse=True)
+    n = int(photograph.max()) + 1
+    draws = numpy_rng(seed, "bootstrap photographs").multinomial(n, np.full(n, 1 / n), n_draws)
+    return Resamples(np.vstack([np.ones(n), draws]), photograph)
+
+
+def resampled_f1(
+    resamples: Resamples, predicted: np.ndarray, labels: np.ndarray, *, n_classes: int = 2
+) -> np.ndarray:
+    """Return the mean F1 over several heads `(1 + n_draws,)`, first that of the hold-out itself.
+
+    Args:
+        resamples: the draws; equal ones for all models that are compared.
+        predicted: classes by the heads of one model `(n_heads, n)`.
+        labels: true classes `(n,)`.
+        n_classes: F1 is that of class 1 for two classes, else the mean over the classes.
+    """
+    return _f1(*resamples, predicted, labels, n_classes).mean(1)
+
+
+def f1_scores(predicted: np.ndarray, labels: np.ndarray, *, n_classes: int = 2) -> np.ndarray:
+    """Return the F1 `(n_heads,)` of predicted classes `(n_heads, n)`."""
+    alone = np.zeros(len(labels), dtype=int)
+    return _f1(np.ones((1, 1)), alone, np.asarray(predicted), labels, n_classes)[0]
+
+
+def resampled_test(gaps: np.ndarray, *, level: float = 0.95) -> PairedTest:
+    """Return percentile interval and two-sided p value of a difference and its draws.
+
+    Args:
+        gaps: the difference found, then those of the draws `(1 + n_draws,)`.
+        level: confidence of the interval.
+    """
+    found, draws = float(gaps[0]), gaps[1:]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    p_value = min(1.0, 2 * (tail + 1) / (len(draws) + 1))
+    return PairedTest(Interval(found, float(low), float(high)), p_value)
+
+
 def f1_difference(
     predicted: np.ndarray,
     reference: np.ndarray,
@@ -110,38 +166,51 @@ def f1_difference(
         level: confidence of the interval.
         seed: decides the resampling.
     """
-    _, photograph = np.unique(groups, return_inverse=True)
-    rng = numpy_rng(seed, "bootstrap photographs")
-    n = int(photograph.max()) + 1
-    weights = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), N_RESAMPLES)])
-    gap = _f1(weights, predicted, labels, photograph) - _f1(weights, reference, labels, photograph)
-    low, high = np.quantile(gap[1:], [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(gap[0]), float(low), float(high))
+    resamples = draw_photographs(groups, seed=seed)
+    ours, theirs = (resampled_f1(resamples, heads, labels) for heads in (predicted, reference))
+    return resampled_test(ours - theirs, level=level).interval
 
 
 def _f1(
-    weights: np.ndarray, predicted: np.ndarray, labels: np.ndarray, photograph: np.ndarray
+    weights: np.ndarray,
+    photograph: np.ndarray,
+    predicted: np.ndarray,
+    labels: np.ndarray,
+    n_classes: int,
 ) -> np.ndarray:
-    """Return the mean F1 over the heads for every row of photograph weights."""
+    """Return the F1 of every head for every row of photograph weights `(n_rows, n_heads)`."""
 
     def per_photograph(hits: np.ndarray) -> np.ndarray:
         table = np.zeros((weights.shape[1], len(hits)))
         np.add.at(table, photograph, hits.T)
-        return table
+        return weights @ table
 
-    true = weights @ per_photograph((predicted == 1) & (labels == 1))
-    wrong = weights @ per_photograph(predicted != labels)
-    total = 2 * true + wrong
-    return np.divide(2 * true, total, out=np.zeros_like(total), where=total > 0).mean(1)
+    classes = [1] if n_classes == 2 else range(n_classes)
+    scores = np.zeros((len(weights), len(predicted)))
+    for c in classes:
+        is_true, called = labels == c, predicted == c
+        true, wrong = per_photograph(called & is_true), per_photograph(called != is_true)
+        total = 2 * true + wrong
+        scores += np.divide(2 * true, total, out=np.zeros_like(total), where=total > 0)
+    return scores / len(classes)
 
 
-def sentence(name: str, other: str, interval: Interval, *, where: str) -> str:
-    """Say in plain words what an interval of a difference of fractions means."""
+def sentence(
+    name: str, other: str, interval: Interval, *, where: str, p_adjusted: float | None = None
+) -> str:
+    """Say in plain words what an interval of a difference of fractions means.
+
+    With `p_adjusted`, the p value after adjustment for all comparisons of a study, an interval
+    without zero alone is called a hint.
+    """
     points = [100 * value for value in interval]
     side = "above" if points[0] >= 0 else "below"
     verdict = "no evidence of a difference"
-    if interval.excludes_zero:
-        verdict = f"{name} is better" if points[0] > 0 else f"{other} is better"
+    if interval.excludes_zero or (p_adjusted is not None and p_adjusted < ALPHA):
+        better = name if points[0] > 0 else other
+        verdict = f"{better} is better"
+        if p_adjusted is not None and p_adjusted >= ALPHA:
+            verdict = f"a hint that {better} is better, not enough among so many comparisons"
     return (
         f"On {where} {name} is {abs(points[0]):.1f} points {side} {other}, "
         f"interval {points[1]:.1f} to {points[2]:.1f}: {verdict}."

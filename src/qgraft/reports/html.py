@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from qgraft.reports import plots, tables, verdict
-from qgraft.reports.rundir import FinishedRun, Picture, read_run, row_key
+from qgraft.reports import evidence, plots, tables, verdict
+from qgraft.reports.rundir import Comparison, FinishedRun, Picture, read_run, row_key
 from qgraft.training.checkpoint import atomic_write
 
 MANY_FINDINGS = 12
@@ -36,6 +36,7 @@ class Drawing:
     caption: str
     svg: str
     fills_row: bool = True
+    place: Literal["figures", "evidence"] = "figures"
 
 
 def write_report(run: Path) -> Path:
@@ -51,11 +52,20 @@ def write_report(run: Path) -> Path:
     atomic_write(run / "tables" / "results.md", tables.markdown_table(rows))
     atomic_write(run / "tables" / "results.csv", tables.csv_table(rows))
     atomic_write(run / "tables" / "results.tex", tables.latex_table(rows))
+    if compared := finished.result.get("evidence"):
+        _write_evidence_tables(run / "tables", compared["comparisons"])
     for drawing in (*drawings, *grids):
         atomic_write(run / "figures" / f"{drawing.name}.svg", drawing.svg)
     report = run / "report.html"
     atomic_write(report, render_page(finished, drawings))
     return report
+
+
+def _write_evidence_tables(folder: Path, comparisons: Sequence[Comparison]) -> None:
+    columns, fields = evidence.COLUMNS, evidence.CSV_FIELDS
+    atomic_write(folder / "evidence.md", tables.markdown_table(comparisons, columns))
+    atomic_write(folder / "evidence.csv", tables.csv_table(comparisons, fields))
+    atomic_write(folder / "evidence.tex", tables.latex_table(comparisons, columns))
 
 
 def draw_figures(finished: FinishedRun) -> list[Drawing]:
@@ -99,7 +109,30 @@ def draw_figures(finished: FinishedRun) -> list[Drawing]:
             fills_row=len(rows) > 2,
         )
     )
-    return drawings
+    return drawings + _evidence_drawings(finished)
+
+
+def _evidence_drawings(finished: FinishedRun) -> list[Drawing]:
+    compared = finished.result.get("evidence")
+    if not compared:
+        return []
+    return [
+        Drawing(
+            "evidence",
+            "What the quantum part is worth",
+            "Right of the line the quantum head is better. Grey squares: the difference is not "
+            "shown; blue or orange dots: it is, after adjustment for all comparisons.",
+            evidence.forest(compared["comparisons"]),
+            place="evidence",
+        ),
+        Drawing(
+            "evidence-scores",
+            "Every head's score",
+            "A dot per seed and fold, the mean as a bar; the quantum head in blue.",
+            evidence.scores(compared["rows"]),
+            place="evidence",
+        ),
+    ]
 
 
 def _curve_drawings(finished: FinishedRun) -> list[Drawing]:
@@ -158,16 +191,17 @@ def _caption(picture: Picture) -> str:
 
 def render_page(finished: FinishedRun, drawings: Sequence[Drawing]) -> str:
     """Return the HTML page of a run."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     result = finished.result
+    compared = result.get("evidence")
+    pictures = [(d, _data_uri("svg+xml", d.svg.encode())) for d in drawings]
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_visible,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_template),
     )  # fmt: skip
-    template = resources.files("qgraft.reports").joinpath("report.html.j2").read_text("utf-8")
     findings = result["data"]["findings"]
-    return environment.from_string(template).render(
+    return environment.get_template("report.html.j2").render(
         title=TITLES.get(result["study"], f"Study {result['study']}"),
         protocol=PROTOCOLS.get(result["protocol"] or "", result["protocol"] or ""),
         verdict=verdict.verdict(result),
@@ -177,10 +211,13 @@ def render_page(finished: FinishedRun, drawings: Sequence[Drawing]) -> str:
         notes=result["notes"],
         table=tables.results_table(result["rows"]),
         scoring_notes=verdict.scoring_notes(result["rows"]),
-        figures=[(d, _data_uri("svg+xml", d.svg.encode())) for d in drawings],
+        figures=[(d, source) for d, source in pictures if d.place == "figures"],
+        evidence=evidence.section(compared) if compared else None,
+        evidence_figures=[(d, source) for d, source in pictures if d.place == "evidence"],
         mistaken=_mistaken(finished.mistakes),
         mistakes=[_tile(picture) for picture in finished.mistakes],
         samples=[_tile(picture) for picture in finished.samples],
+        audit=result.get("audit"),
         classes=result["data"]["class_names"],
         data_facts=_data_facts(finished),
         findings=findings[:MANY_FINDINGS],
@@ -194,6 +231,10 @@ def render_page(finished: FinishedRun, drawings: Sequence[Drawing]) -> str:
         command=_command(finished.config.get("command")),
         seeds=finished.config.get("seeds", finished.config.get("seed")),
     )
+
+
+def _template(name: str) -> str:
+    return resources.files("qgraft.reports").joinpath(name).read_text("utf-8")
 
 
 def _visible(value: Any) -> Any:

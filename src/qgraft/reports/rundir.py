@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
-from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from qgraft.errors import RunError
+from qgraft.evaluation.audit.findings import Finding
 from qgraft.training.checkpoint import read_json
+
+MAX_ARRAY_BYTES = 2**30
 
 
 class Row(TypedDict):
@@ -68,6 +70,49 @@ class DataSummary(TypedDict):
     findings: list[str]
 
 
+class HeadScores(TypedDict):
+    """All heads of one kind: `scores` holds the F1 of each seed and fold."""
+
+    model: str
+    variant: str
+    head: str
+    says: str
+    head_params: NonNegativeInt
+    f1_mean: FiniteFloat
+    f1_std: FiniteFloat
+    scores: Annotated[list[Annotated[list[FiniteFloat], Field(min_length=1)]], Field(min_length=1)]
+
+
+class Comparison(TypedDict):
+    """A quantum head minus one of its controls, paired; fractions."""
+
+    model: str
+    variant: str
+    control: str
+    says: str
+    hybrid_params: NonNegativeInt
+    control_params: NonNegativeInt
+    hybrid_f1: FiniteFloat
+    control_f1: FiniteFloat
+    difference: FiniteFloat
+    std: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+    seeds_low: FiniteFloat | None
+    seeds_high: FiniteFloat | None
+    p_value: FiniteFloat
+    p_adjusted: FiniteFloat
+
+
+class Evidence(TypedDict):
+    """Whether the quantum part helps; the first sentence sums up, then one per comparison."""
+
+    method: str
+    rows: Annotated[list[HeadScores], Field(min_length=1)]
+    comparisons: Annotated[list[Comparison], Field(min_length=1)]
+    sentences: Annotated[list[str], Field(min_length=1)]
+
+
 class Result(TypedDict):
     """The content of `result.json` that a report uses."""
 
@@ -77,6 +122,8 @@ class Result(TypedDict):
     shortcut_control: ShortcutControl | None
     notes: list[str]
     data: DataSummary
+    audit: NotRequired[list[Finding]]
+    evidence: NotRequired[Evidence]
 
 
 @dataclass(frozen=True)
@@ -161,8 +208,14 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             archive = np.load(handle, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise ValueError("it holds one array without a name")
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
+            unpacked = sum(member.file_size for member in archive.zip.infolist())
+            if unpacked > MAX_ARRAY_BYTES:
+                raise ValueError(f"it unpacks to {unpacked:,} bytes, more than {MAX_ARRAY_BYTES:,}")
+            arrays = {name: archive[name] for name in archive.files}
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise ValueError("it holds something that is no array")
+            return arrays
+    except Exception as error:  # zip and NumPy meet damaged bytes with exceptions of every type
         raise RunError(
             f"{path} is not a readable npz file ({error}); delete it and run again, or leave it "
             "deleted: the report then goes without it"

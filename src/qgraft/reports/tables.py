@@ -145,9 +145,9 @@ def _best_rows(column: Column, rows: Sequence[Row]) -> list[int]:
     return [i for i, value in known.items() if value == best]
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
+def markdown_table(rows: Sequence[Any], columns: Sequence[Column] = COLUMNS) -> str:
     """Return the table as Markdown, best value of each column bold."""
-    table = results_table(rows)
+    table = results_table(rows, columns)
     rule = ["---" if j < 2 else "---:" for j in range(len(table.columns))]
     body = [
         [f"**{_markdown(cell)}**" if (i, j) in table.best else _markdown(cell)
@@ -162,17 +162,17 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|&#~])", r"\\\1", text)
 
 
-def csv_table(rows: Sequence[Row]) -> str:
+def csv_table(rows: Sequence[Any], fields: Sequence[str] = CSV_FIELDS) -> str:
     """Return the rows as CSV with the field names and fractions of `result.json`.
 
     A text that a spreadsheet would run as a formula gets a leading apostrophe.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_FIELDS)
+    writer.writerow(fields)
     for row in rows:
-        values = {**row, "difference": difference(row)}
-        writer.writerow([_csv_cell(values.get(field)) for field in CSV_FIELDS])
+        values = {"difference": difference(row), **row}
+        writer.writerow([_csv_cell(values.get(field)) for field in fields])
     return out.getvalue()
 
 
@@ -192,9 +192,9 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex_table(rows: Sequence[Row]) -> str:
+def latex_table(rows: Sequence[Any], columns: Sequence[Column] = COLUMNS) -> str:
     r"""Return the table as a booktabs `tabular`, best value of each column in bold."""
-    table = results_table(rows)
+    table = results_table(rows, columns)
     lines = [
         r"% needs \usepackage{booktabs} and, for \textquotedbl, \usepackage[T1]{fontenc}",
         rf"\begin{{tabular}}{{ll{'r' * (len(table.columns) - 2)}}}",
@@ -245,7 +245,9 @@ def terminal_table(result: Result) -> RenderableType:
             *(Text(cell, "bold" if (i, j) in table.best else "") for j, cell in enumerate(cells))
         )
     notes = [Text(f"! {printable(note)}", "yellow") for note in result["notes"]]
-    return Group(drawn, Text(control_line(result)), *notes)
+    evidence = result.get("evidence")
+    lines = [Text(printable(evidence["sentences"][0]))] if evidence else []
+    return Group(drawn, Text(control_line(result)), *lines, *notes)
 
 
 def control_line(result: Result) -> str:

@@ -15,6 +15,7 @@ from qgraft.config import TrainingConfig
 from qgraft.data.imageset import ImageSet
 from qgraft.data.splits import Splits
 from qgraft.grafting import GraftedModel, ParameterReport, graft
+from qgraft.heads.registry import takes_dressed_options
 from qgraft.seeds import derive, torch_stream
 from qgraft.studies.classical import image_tensor, probabilities_of
 from qgraft.studies.run import Run
@@ -68,6 +69,7 @@ class Grafted:
         curves: epoch records of each fold.
         report: parameter counts.
         n_features: width of the features the head reads.
+        samples: the features and labels of all images.
     """
 
     fold_probabilities: list[np.ndarray]
@@ -77,6 +79,7 @@ class Grafted:
     curves: list[list[EpochRecord]]
     report: ParameterReport
     n_features: int
+    samples: Samples
 
 
 def head_options(head: str, config: TrainingConfig) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def head_options(head: str, config: TrainingConfig) -> dict[str, Any]:
     Published: tanh unscaled and ReLU after the circuit (arXiv 2409.00228, Table II). Otherwise
     angles up to pi/2 as in arXiv 1912.08278 and no ReLU, which would discard negative <Z>.
     """
-    if head != "dressed":
+    if not takes_dressed_options(head):
         return {}
     published = config.protocol == "paper"
     return {
@@ -94,6 +97,16 @@ def head_options(head: str, config: TrainingConfig) -> dict[str, Any]:
         "scale": 1.0 if published else math.pi / 2,
         "relu": published,
     }
+
+
+def head_seed(config: TrainingConfig, hybrid: Hybrid, part: int, *repeat: int) -> int:
+    """Return what the initial weights of a head are drawn from; repeats are further draws."""
+    return derive(config.seed, hybrid.variant, part, *repeat)
+
+
+def order_seed(config: TrainingConfig, name: str, hybrid: Hybrid, part: int, *repeat: int) -> int:
+    """Return what the order of samples is drawn from in the training of a head."""
+    return derive(config.seed, f"train {name} {hybrid.variant}", part, *repeat)
 
 
 def hybrid_work(splits: Splits, config: TrainingConfig) -> float:
@@ -122,12 +135,12 @@ def train_hybrid(
     parts = [Part(str(k), splits.fold_train(k), fold) for k, fold in enumerate(splits.folds)]
     parts.append(Part(FINAL, splits.development, None))
     grafts = [
-        new_graft(model, name, hybrid, config, seed=derive(config.seed, hybrid.variant, number))
+        new_graft(model, name, hybrid, config, seed=head_seed(config, hybrid, number))
         for number in range(len(parts))
     ]
     with run.timed(f"{name}/{hybrid.variant}"):
         heads = [grafted.head for grafted in grafts]
-        curves = _train_parts(run, heads, name, hybrid, samples, parts, config)
+        curves = train_parts(run, heads, name, hybrid, samples, parts, config)
     final = grafts.pop()
     held = features[splits.holdout]
     return Grafted(
@@ -141,10 +154,11 @@ def train_hybrid(
         curves=curves[:-1],
         report=final.parameter_report(),
         n_features=features.shape[1],
+        samples=samples,
     )
 
 
-def _train_parts(
+def train_parts(
     run: Run,
     heads: list[nn.Module],
     name: str,
@@ -162,10 +176,7 @@ def _train_parts(
     work = SAMPLE_COST * (len(parts[-1].training))
     files = [head_file(run.folder, name, hybrid.variant, part.name) for part in parts]
     notes = [f"{name} {hybrid.variant}, {part.note}" for part in parts]
-    seeds = [
-        derive(config.seed, f"train {name} {hybrid.variant}", number)
-        for number in range(len(parts))
-    ]
+    seeds = [order_seed(config, name, hybrid, number) for number in range(len(parts))]
     if not all(can_train(head, samples, recipe) for head in heads):
         return [
             train(
@@ -187,14 +198,15 @@ def _train_parts(
         )
         for k in missing
     ]
-    records = train_heads(
+    train_heads(
         tasks,
         samples,
         recipe,
         on_epoch=lambda task, history: counters[missing[task]](1, history),
+        on_trained=lambda task, history: store_trained(
+            files[missing[task]], heads[missing[task]], history
+        ),
     )
-    for number, history in zip(missing, records, strict=True):
-        store_trained(files[number], heads[number], history)
     curves = [load_trained(file, head) for file, head in zip(files, heads, strict=True)]
     for number in set(range(len(parts))) - set(missing):
         counters[number](len(curves[number]), curves[number])

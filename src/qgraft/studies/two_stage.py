@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 from qgraft.config import TrainingConfig
 from qgraft.data.imageset import ImageSet
 from qgraft.data.splits import Splits
+from qgraft.evaluation.audit import audit_images
 from qgraft.evaluation.shortcuts import spectrum_control
 from qgraft.studies.classical import classical_work, load_classical, train_classical, trunk_file
+from qgraft.studies.control_heads import QUANTUM, Bench, control_work
+from qgraft.studies.decisions import DECISION, THRESHOLDS_FILE, decide, decision_work
+from qgraft.studies.evidence import Answers, collect_answers, weigh
 from qgraft.studies.hybrid import (
     FINAL,
     Hybrid,
@@ -23,7 +27,7 @@ from qgraft.studies.results import Findings, data_summary
 from qgraft.studies.run import Run, keep_data
 from qgraft.training.checkpoint import write_json
 from qgraft.training.loop import keep_freed_memory
-from qgraft.trunks.surface_cnn import SURFACE_CNNS
+from qgraft.trunks.registry import TRUNKS
 
 MODELS_FILE = "models.json"
 
@@ -70,11 +74,14 @@ def run_two_stage(
     )
     run.work = sum(
         (0.0 if plan.weights else classical_work(plan.trunk, splits, config))
-        + len(plan.hybrids) * hybrid_work(splits, config)
+        + len(plan.hybrids) * (hybrid_work(splits, config) + decision_work(splits, config))
+        + len(_compared(plan, config)) * control_work(splits, config)
         for plan in plans
     )
     findings = Findings(images, splits)
+    answers: list[list[Answers]] = []
     models: dict[str, dict[str, Any]] = {}
+    decisions: dict[str, dict[str, Any]] = {}
     for plan in plans:
         if plan.weights:
             trained = load_classical(plan.weights, plan.trunk, images, splits)
@@ -84,15 +91,26 @@ def run_two_stage(
         findings.add_classical(plan.name, trained)
         for hybrid in plan.hybrids:
             grafted = train_hybrid(run, trained.model, plan.name, hybrid, images, splits, config)
-            n_dense = SURFACE_CNNS[plan.trunk].n_dense
+            n_dense = TRUNKS[plan.trunk].n_dense
             replaced = n_dense if hybrid.replace_last == "all" else hybrid.replace_last
             findings.add_hybrid(plan.name, hybrid.variant, replaced, grafted)
+            if hybrid in _compared(plan, config):
+                n_classes = len(images.class_names)
+                place = plan.name, trained.model, hybrid, grafted.samples, splits
+                answers.append(collect_answers(run, Bench(*place, n_classes, config), grafted))
+            binary = len(images.class_names) == 2
+            if binary:
+                decisions[f"{plan.name}/{hybrid.variant}"] = decide(
+                    run, trained.model, plan.name, hybrid, grafted.samples, images, splits, config
+                )
             head_path = head_file(run.folder, plan.name, hybrid.variant, FINAL)
+            decision_path = head_path.with_stem(DECISION)
             models[f"{plan.name}/{hybrid.variant}"] = {
                 "trunk": plan.trunk,
                 "trunk_file": _relative(trunk_path, run.folder),
                 "head": hybrid.head,
                 "head_file": _relative(head_path, run.folder),
+                "decision_head_file": _relative(decision_path, run.folder) if binary else None,
                 "head_options": head_options(hybrid.head, config),
                 "replace_last": hybrid.replace_last,
                 "channels": 1 if images.images.ndim == 3 else 3,
@@ -108,10 +126,21 @@ def run_two_stage(
         "notes": list(notes),
         "config": config.model_dump(mode="json"),
         "data": summary,
+        "audit": audit_images(images, splits),
     }
+    if answers:
+        result["evidence"] = weigh(answers, images, splits, config)
     write_json(run.folder / MODELS_FILE, models)
+    if decisions:
+        write_json(run.folder / THRESHOLDS_FILE, decisions)
     findings.write(run.folder, result)
+    run.finish()
     return result
+
+
+def _compared(plan: Plan, config: TrainingConfig) -> list[Hybrid]:
+    """Return the hybrids that are compared with controls: those with a circuit."""
+    return [h for h in plan.hybrids if config.controls and h.head == QUANTUM.name]
 
 
 def _relative(path: Path, folder: Path) -> str:
