@@ -25,6 +25,8 @@ from qgraft.cli.options import (
     QubitsOption,
     ResumeOption,
     SeedOption,
+    TuneOption,
+    WeightsOption,
 )
 from qgraft.cli.study import run_study, words
 
@@ -38,10 +40,14 @@ def fit(
             "and VOC boxes, or a CSV manifest (path, label, group, split)."
         ),
     ],
-    trunk: Annotated[str, typer.Option(help="Network to train: cm1, cm2 or cm3.")] = "cm2",
+    trunk: Annotated[
+        str, typer.Option(help="Network to train: cm1, cm2, cm3, mobilenetv2 or resnet18.")
+    ] = "cm2",
     trunk_weights: Annotated[
         Path | None, typer.Option(help="Trained network of an earlier run, not trained again.")
     ] = None,
+    weights: WeightsOption = None,
+    tune_epochs: TuneOption = 0,
     head: Annotated[str, typer.Option(help="Head to graft.")] = "dressed",
     replace_last: Annotated[str, typer.Option(help="Dense layers to replace: k or all.")] = "all",
     protocol: ProtocolOption = "clean",
@@ -71,6 +77,8 @@ def fit(
             "data": str(data),
             "trunk": trunk,
             "trunk_weights": str(trunk_weights) if trunk_weights else None,
+            "weights": str(weights) if weights else None,
+            "tune_epochs": tune_epochs,
             "head": head,
             "replace_last": int(replace_last) if replace_last.isdecimal() else replace_last,
             "protocol": protocol,
@@ -99,6 +107,16 @@ def predict(
     variant: Annotated[
         str | None, typer.Option(help="Which hybrid, as CM-2/QTL-M-3; the best by default.")
     ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            help="Call anomalous from here on: f1, recall:R, precision:P or false-alarms:A, chosen "
+            "on the run's validation images, or a number; by default the more probable class."
+        ),
+    ] = None,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Give scores as calibrated probabilities.")
+    ] = False,
     kind: Annotated[Literal["csv", "json"], typer.Option("--format", help="Output.")] = "csv",
     out: Annotated[
         Path | None, typer.Option(help="File to write; standard output by default.")
@@ -115,7 +133,7 @@ def predict(
     images = find_images(paths)
     rows, skipped = [], 0
     with Meter("scoring") as meter:
-        fitted = load_fitted(run, variant)
+        fitted = load_fitted(run, variant, threshold=threshold, calibrated=calibrated)
         for number, outcome in enumerate(score_images(fitted, images, on_error=on_error), 1):
             if isinstance(outcome, ImageError):
                 skipped += 1

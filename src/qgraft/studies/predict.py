@@ -16,12 +16,15 @@ import torch
 
 from qgraft.data.images import read_image
 from qgraft.data.tree import IMAGE_SUFFIXES
-from qgraft.errors import DataError, ImageError, RunError
+from qgraft.errors import ConfigError, DataError, ImageError, RunError
+from qgraft.evaluation.thresholds import parse_rule
 from qgraft.grafting import GraftedModel, graft
+from qgraft.studies.decisions import Decision, read_decision
 from qgraft.studies.two_stage import MODELS_FILE
 from qgraft.training.checkpoint import read_json
 from qgraft.training.loop import as_float, keep_freed_memory, load_trained
-from qgraft.trunks.surface_cnn import INPUT_SIZE, surface_cnn
+from qgraft.trunks.registry import build_trunk
+from qgraft.trunks.surface_cnn import INPUT_SIZE
 
 BATCH = 64
 
@@ -32,14 +35,15 @@ class Fitted(NamedTuple):
     model: GraftedModel
     class_names: tuple[str, ...]
     channels: Literal[1, 3]
+    decision: Decision = Decision()
 
 
 class Prediction(TypedDict):
     """One scored image.
 
-    `pred_score` is the probability of `anomalous` where there are two classes, else that of
-    the predicted class; `pred_label` is the number of the predicted class and `pred_class` its
-    name.
+    `pred_score` is the probability of `anomalous` where there are two classes, calibrated if that
+    was asked for, else that of the predicted class; `pred_label` is the number of the predicted
+    class, by the threshold if one was asked for, and `pred_class` its name.
     """
 
     path: str
@@ -48,26 +52,48 @@ class Prediction(TypedDict):
     pred_class: str
 
 
-def load_fitted(folder: Path, variant: str | None = None) -> Fitted:
+def load_fitted(
+    folder: Path,
+    variant: str | None = None,
+    *,
+    threshold: str | None = None,
+    calibrated: bool = False,
+) -> Fitted:
     """Rebuild a grafted model from its run directory.
 
     Args:
         folder: a finished run.
         variant: which of its hybrids, as "CM-2/QTL-M-3"; when not given, the one with the best
             mean F1 on its folds.
+        threshold: how to choose the score an image is anomalous from, such as `f1` or
+            `recall:0.99`; when not given, the more probable class is predicted. Chosen thresholds
+            and calibration belong to the decision head, which is then used.
+        calibrated: whether scores become calibrated probabilities, thresholds included.
 
     Raises:
+        ConfigError: no such threshold, or one that does not fit the classes.
+        DataError: the validation images do not allow this threshold.
         RunError: the run is not finished, or has no such hybrid.
         WeightsError: a weights file is missing or damaged.
     """
     models = read_json(folder / MODELS_FILE)
     rows = read_json(folder / "result.json")
     try:
-        return _rebuild(folder, models, variant or _best_variant(models, rows["rows"]))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        variant = variant or _best_variant(models, rows["rows"])
+        chosen = calibrated or (threshold is not None and parse_rule(threshold).kind != "at")
+        fitted = _rebuild(folder, models, variant, decides=chosen)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, MemoryError) as error:
         raise RunError(
             f"{MODELS_FILE} or result.json in {folder} is damaged ({error!r}); run again"
         ) from None
+    if threshold is None and not calibrated:
+        return fitted
+    if len(fitted.class_names) != 2:
+        raise ConfigError(
+            f"thresholds and calibration need two classes, this model has {len(fitted.class_names)}"
+        )
+    decision = read_decision(folder, variant, rule=threshold, calibrated=calibrated)
+    return fitted._replace(decision=decision)
 
 
 def _best_variant(models: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -76,11 +102,13 @@ def _best_variant(models: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     return max(models, key=lambda key: f1[key])
 
 
-def _rebuild(folder: Path, models: dict[str, Any], variant: str) -> Fitted:
+def _rebuild(folder: Path, models: dict[str, Any], variant: str, *, decides: bool) -> Fitted:
     if variant not in models:
         raise RunError(f"{folder} has no hybrid {variant!r}; it has {', '.join(models)}")
     entry = models[variant]
-    network = surface_cnn(
+    if entry["channels"] not in (1, 3) or not 2 <= len(entry["class_names"]) <= 10_000:
+        raise ValueError(f"channels {entry['channels']!r}, {len(entry['class_names'])} classes")
+    network = build_trunk(
         entry["trunk"], channels=entry["channels"], n_classes=len(entry["class_names"])
     )
     load_trained(folder / entry["trunk_file"], network)
@@ -90,7 +118,8 @@ def _rebuild(folder: Path, models: dict[str, Any], variant: str) -> Fitted:
         head=entry["head"],
         **entry["head_options"],
     )
-    load_trained(folder / entry["head_file"], model.head)
+    own = entry.get("decision_head_file") if decides else None
+    load_trained(folder / (own or entry["head_file"]), model.head)
     return Fitted(model.eval(), tuple(entry["class_names"]), entry["channels"])
 
 
@@ -159,14 +188,23 @@ def _score_batch(
                 raise image
             yield image
             continue
-        row = next(probabilities)
-        label = int(row.argmax())
+        score, label = _decide(next(probabilities), fitted.decision)
         yield {
             "path": str(path),
-            "pred_score": float(row[1] if len(row) == 2 else row[label]),
+            "pred_score": score,
             "pred_label": label,
             "pred_class": fitted.class_names[label],
         }
+
+
+def _decide(row: np.ndarray, decision: Decision) -> tuple[float, int]:
+    """Return the score and the predicted class of an image from its class probabilities."""
+    label = int(row.argmax())
+    score = float(row[1] if len(row) == 2 else row[label])
+    if decision.calibration is not None:
+        score = float(decision.calibration.apply(np.array(score)))
+        label = int(score >= 0.5)
+    return score, label if decision.threshold is None else int(score >= decision.threshold)
 
 
 @torch.inference_mode()
