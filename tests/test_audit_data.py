@@ -307,7 +307,7 @@ def page(audit):
         "data": {"n_images": 3, "class_names": ["a", "b"], "findings": []},
     }
     result |= {} if audit is None else {"audit": audit}
-    return render_page(FinishedRun(result, {}, {}, {}, {}, {}, {}, (), ()), [])
+    return render_page(FinishedRun(result, {}, {}, {}, {}, {}, {}, {}, (), ()), [])
 
 
 ROW = {

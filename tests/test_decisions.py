@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 from qgraft.config import SurfaceConfig, resolve
 from qgraft.data.synthetic import synthetic_steel
 from qgraft.errors import ConfigError, DataError, RunError
 from qgraft.evaluation.calibration import Calibration
 from qgraft.evaluation.thresholds import choose_threshold, parse_rule
+from qgraft.reports import curves
+from qgraft.reports.rundir import Decisions
 from qgraft.studies.decisions import THRESHOLDS_FILE, read_decision
 from qgraft.studies.predict import load_fitted, predict
 from qgraft.studies.run import open_run
@@ -121,3 +124,16 @@ def test_a_run_of_one_class_in_validation_has_no_calibration(tmp_path):
     (tmp_path / THRESHOLDS_FILE).write_text(json.dumps({KEY: facts}))
     with pytest.raises(ConfigError, match=r"no calibration: its validation images lack a class"):
         read_decision(tmp_path, KEY, calibrated=True)
+
+
+def test_the_report_shows_whether_scores_are_probabilities(tmp_path):
+    curve = {"predicted": [0.1, 0.8], "observed": [0.0, 0.9], "count": [20, 20]}
+    error = {"calibration_error": 0.1, "calibration_error_interval": [0.05, 0.2]}
+    shapes = TypeAdapter(dict[str, Decisions])
+    facts = {"CM-2/QTL-M-1": {"holdout": {"quality": {"as scored": {**error, "curve": curve}}}}}
+    decisions = shapes.validate_python(facts)
+    drawing = curves.reliability_curves({k: v["holdout"]["quality"] for k, v in decisions.items()})
+    assert drawing.rstrip().endswith("</svg>")
+    curve["count"] = [20]
+    with pytest.raises(ValidationError, match="its lists are of different lengths"):
+        shapes.validate_python(facts)

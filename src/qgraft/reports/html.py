@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qgraft.reports import evidence, plots, tables, verdict
+from qgraft.reports import curves, evidence, plots, tables, verdict
 from qgraft.reports.rundir import Comparison, FinishedRun, Picture, read_run, row_key
 from qgraft.training.checkpoint import atomic_write
 
@@ -109,7 +109,27 @@ def draw_figures(finished: FinishedRun) -> list[Drawing]:
             fills_row=len(rows) > 2,
         )
     )
-    return drawings + _evidence_drawings(finished)
+    return drawings + _reliability_drawing(finished) + _evidence_drawings(finished)
+
+
+def _reliability_drawing(finished: FinishedRun) -> list[Drawing]:
+    quality = {
+        key: facts["holdout"]["quality"]
+        for key, facts in finished.decisions.items()
+        if "holdout" in facts
+    }
+    if not quality:
+        return []
+    return [
+        Drawing(
+            "reliability",
+            "Are scores probabilities?",
+            "Share of anomalous hold-out images over their score; on the dashed line a score of "
+            "0.8 means 8 in 10. Bars are one standard error; the error is the mean distance from the "
+            "line with its 95 % interval.",
+            curves.reliability_curves(quality),
+        )
+    ]
 
 
 def _evidence_drawings(finished: FinishedRun) -> list[Drawing]:

@@ -202,8 +202,8 @@ def _pooling_sentence(result: Result) -> str:
     ahead = sum(c["difference"] > 0 for c in sure)
     text = (
         f"Generalised pooling has the higher mean in {better} of {len(pooled)} comparisons with ZX "
-        f"pooling; {ahead} of them stand after adjusting for all comparisons, "
-        f"{len(sure) - ahead} the other way round."
+        f"pooling. After adjusting for all comparisons {ahead} of these differences remain, and "
+        f"{len(sure) - ahead} of the opposite ones."
     )
     known = {(r["ansatz"], r["pooling"], r["pair"]): r["published"] for r in result["rows"]}
     same = total = 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
-from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from qgraft.errors import RunError
@@ -113,6 +113,40 @@ class Evidence(TypedDict):
     sentences: Annotated[list[str], Field(min_length=1)]
 
 
+class ReliabilityCurve(TypedDict):
+    """Bins of about equally many scores: mean score, share of anomalous images, images."""
+
+    predicted: Annotated[list[FiniteFloat], Field(min_length=1)]
+    observed: list[FiniteFloat]
+    count: list[Annotated[int, Field(ge=1)]]
+
+
+def _same_lengths(curve: ReliabilityCurve) -> ReliabilityCurve:
+    if not len(curve["predicted"]) == len(curve["observed"]) == len(curve["count"]):
+        raise ValueError("its lists are of different lengths")
+    return curve
+
+
+class ScoreQuality(TypedDict):
+    """How far scores on the hold-out are from probabilities."""
+
+    calibration_error: FiniteFloat
+    calibration_error_interval: tuple[FiniteFloat, FiniteFloat]
+    curve: Annotated[ReliabilityCurve, AfterValidator(_same_lengths)]
+
+
+class HoldoutDecisions(TypedDict):
+    """Scores of the hold-out, as they are and calibrated on validation images."""
+
+    quality: Annotated[dict[str, ScoreQuality], Field(min_length=1)]
+
+
+class Decisions(TypedDict):
+    """The part of `thresholds.json` that a report uses."""
+
+    holdout: NotRequired[HoldoutDecisions]
+
+
 class Result(TypedDict):
     """The content of `result.json` that a report uses."""
 
@@ -150,6 +184,7 @@ class FinishedRun:
     timings: Mapping[str, float]
     curves: Mapping[str, list[list[Mapping[str, float | None]]]]
     predictions: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    decisions: Mapping[str, Decisions]
     mistakes: tuple[Picture, ...]
     samples: tuple[Picture, ...]
 
@@ -179,6 +214,7 @@ def read_run(run: Path) -> FinishedRun:
         timings=_optional(run / "timings.json", dict[str, FiniteFloat]),
         curves=_optional(run / "curves.json", dict[str, list[list[dict[str, FiniteFloat | None]]]]),
         predictions=_predictions(run / "predictions.npz", result["rows"]),
+        decisions=_optional(run / "thresholds.json", dict[str, Decisions]),
         mistakes=_pictures(run / "mistakes.npz"),
         samples=_pictures(run / "samples.npz"),
     )
