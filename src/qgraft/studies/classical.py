@@ -15,11 +15,26 @@ from qgraft.data.splits import Splits
 from qgraft.evaluation.metrics import score
 from qgraft.seeds import derive, torch_stream
 from qgraft.studies.run import Run
-from qgraft.training.loop import EpochRecord, Recipe, Samples, load_trained, predict_logits, train
-from qgraft.trunks.surface_cnn import Standardise, published_name, surface_cnn
+from qgraft.training.loop import (
+    EpochRecord,
+    Recipe,
+    Samples,
+    load_trained,
+    predict_logits,
+    store_trained,
+    train,
+)
+from qgraft.trunks.features import cached_features
+from qgraft.trunks.npz_weights import find_weights, load_npz
+from qgraft.trunks.orientations import OrientationMean
+from qgraft.trunks.pretrained import FEATURES, STANDARDISE
+from qgraft.trunks.registry import TRUNKS, build_trunk
+from qgraft.trunks.surface_cnn import Standardise
 
 # Cost of one training image, in training images of CM-2, to weigh the progress bar.
-IMAGE_COST = {"cm1": 10.0, "cm2": 1.0, "cm3": 0.9}
+IMAGE_COST = {name: trunk.image_cost for name, trunk in TRUNKS.items()}
+DENSE_EPOCHS = 40
+TUNE_BATCH = 32
 
 
 class Trained(NamedTuple):
@@ -48,7 +63,16 @@ def image_tensor(images: ImageSet) -> torch.Tensor:
 
 def classical_work(trunk: str, splits: Splits, config: TrainingConfig) -> float:
     """Return the training images of all initialisations, in images of CM-2."""
-    return IMAGE_COST[trunk] * len(splits.train) * config.epochs * config.inits
+    epochs = classical_recipe(trunk, config).epochs
+    return IMAGE_COST[trunk] * len(splits.train) * epochs * config.inits
+
+
+def classical_recipe(trunk: str, config: TrainingConfig) -> Recipe:
+    """Return how a network is trained; a pretrained one is tuned in few and small steps."""
+    if TRUNKS[trunk].weights:
+        epochs, rate = config.tune_epochs, config.tune_learning_rate
+        return Recipe(epochs, rate, TUNE_BATCH, config.mixed_precision, fades=True)
+    return Recipe(config.epochs, config.learning_rate, config.batch_size, config.mixed_precision)
 
 
 def train_classical(
@@ -58,33 +82,44 @@ def train_classical(
 
     Under `paper` the selection part is the test part: that is how the published figures were
     chosen, and the report says so. Under `clean` it is apart from everything that is scored.
+
+    Raises:
+        WeightsError: a pretrained network's weights are missing or damaged.
     """
-    pixels, labels = image_tensor(images), torch.from_numpy(images.labels)
-    training = Samples(pixels[splits.train], labels[splits.train])
-    validation = Samples(pixels[splits.select], labels[splits.select])
-    recipe = Recipe(config.epochs, config.learning_rate, config.batch_size, config.mixed_precision)
+    samples = Samples(image_tensor(images), torch.from_numpy(images.labels))
+    training, validation = samples.subset(splits.train), samples.subset(splits.select)
+    recipe = classical_recipe(trunk, config)
+    title = TRUNKS[trunk].title
     scored = splits.holdout if len(splits.holdout) else splits.select
     models, curves, selection, probabilities = [], [], [], []
+    history: list[EpochRecord] = []
     for init in range(config.inits):
-        note = f"{published_name(trunk)} from images, initialisation {init + 1} of {config.inits}"
+        note = f"{title} from images, initialisation {init + 1} of {config.inits}"
         work = IMAGE_COST[trunk] * len(splits.train)
-        model = new_network(trunk, images, splits, seed=derive(config.seed, trunk, init))
-        with run.timed(f"{published_name(trunk)}/classical"):
-            history = train(
-                model,
-                training,
-                validation,
-                recipe,
-                seed=derive(config.seed, f"train {trunk}", init),
-                checkpoint=trunk_file(run.folder, trunk, init),
-                on_epoch=run.each_epoch(work, note),
+        file = trunk_file(run.folder, trunk, init)
+        with run.timed(f"{title}/classical"):
+            model = new_network(
+                trunk, images, splits, seed=derive(config.seed, trunk, init), weights=config.weights
             )
+            if TRUNKS[trunk].weights:
+                history = train_dense(model, images, splits, config, init)
+            if recipe.epochs:
+                history = train(
+                    model,
+                    training,
+                    validation,
+                    recipe,
+                    seed=derive(config.seed, f"train {trunk}", init),
+                    checkpoint=file,
+                    on_epoch=run.each_epoch(work, note),
+                )
+            else:
+                store_trained(file, model, history)
         models.append(model)
         curves.append(history)
-        selection.append(
-            score(probabilities_of(model, validation.inputs), images.labels[splits.select])["f1"]
-        )
-        probabilities.append(probabilities_of(model, pixels[scored]))
+        selected = image_probabilities(model, images, splits.select)
+        selection.append(score(selected, images.labels[splits.select])["f1"])
+        probabilities.append(image_probabilities(model, images, scored))
     kept = int(np.argmax(selection))
     return Trained(models[kept].eval(), kept, probabilities, scored, curves)
 
@@ -95,30 +130,75 @@ def load_classical(path: Path, trunk: str, images: ImageSet, splits: Splits) -> 
     Raises:
         WeightsError: the file is not a trained network of this kind, or of other classes.
     """
-    model = new_network(trunk, images, splits, seed=0)
+    channels = 1 if images.images.ndim == 3 else 3
+    model = build_trunk(trunk, channels=channels, n_classes=len(images.class_names))
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     history = load_trained(path, model)
     scored = splits.holdout if len(splits.holdout) else splits.select
-    probabilities = probabilities_of(model, image_tensor(images)[scored])
+    probabilities = image_probabilities(model, images, scored)
     return Trained(model.eval(), 0, [probabilities], scored, [history])
 
 
-def new_network(trunk: str, images: ImageSet, splits: Splits, *, seed: int) -> nn.Sequential:
-    """Build a network with fresh weights, standardised to the training part of the images."""
+def new_network(
+    trunk: str, images: ImageSet, splits: Splits, *, seed: int, weights: str | None = None
+) -> nn.Sequential:
+    """Build a network, standardised to the training part, with fresh or pretrained weights.
+
+    Raises:
+        WeightsError: a pretrained network's weights are missing or damaged.
+    """
     channels = 1 if images.images.ndim == 3 else 3
     with torch_stream(seed, "initialise"):
-        model = surface_cnn(trunk, channels=channels, n_classes=len(images.class_names))
+        model = build_trunk(trunk, channels=channels, n_classes=len(images.class_names))
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    title, file = TRUNKS[trunk].title, TRUNKS[trunk].weights
+    if file:
+        path = find_weights(title, file, weights)
+        load_npz(model[FEATURES].network, path, what=title)
+        features = cached_features(model[:STANDARDISE], image_tensor(images), images.digest())
+        learned = features[splits.train]
+        model[STANDARDISE] = Standardise(learned.mean(0), learned.std(0).clamp_min(1e-3))
+        return model
     sums, squares, count = 0.0, 0.0, 0
     for part in np.array_split(splits.train, max(1, len(splits.train) // 256)):
         pixels = images.images[part].astype(np.float64) / 255
         sums, squares, count = sums + pixels.sum(), squares + (pixels**2).sum(), count + pixels.size
     mean = sums / count
     model[0] = Standardise(mean, max((squares / count - mean**2) ** 0.5, 1e-3))
-    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model
+
+
+def train_dense(
+    model: nn.Sequential, images: ImageSet, splits: Splits, config: TrainingConfig, init: int
+) -> list[EpochRecord]:
+    """Train the dense layers of a pretrained network on the features it has as it came.
+
+    Tuning the whole network starts from there, for random dense layers would spoil the features
+    before they can learn from them (Kumar et al., ICLR 2022).
+    """
+    first = STANDARDISE + 1
+    features = cached_features(model[:first], image_tensor(images), images.digest())
+    samples = Samples(features, torch.from_numpy(images.labels))
+    return train(
+        model[first:],
+        samples.subset(splits.train),
+        samples.subset(splits.select),
+        Recipe(DENSE_EPOCHS, config.learning_rate, config.batch_size, fades=True),
+        seed=derive(config.seed, "train dense", init),
+    )
 
 
 def trunk_file(folder: Path, trunk: str, init: int) -> Path:
     """Return where an initialisation keeps its weights."""
     return folder / "trunks" / trunk / f"init-{init}.safetensors"
+
+
+def image_probabilities(model: nn.Sequential, images: ImageSet, part: np.ndarray) -> np.ndarray:
+    """Return class probabilities `(n, n_classes)` of the images at `part`."""
+    if len(model) > FEATURES and isinstance(model[FEATURES], OrientationMean):
+        outputs = cached_features(model, image_tensor(images), images.digest())  # heads need it too
+        return outputs[part].softmax(-1).numpy()
+    return probabilities_of(model, image_tensor(images)[part])
 
 
 def probabilities_of(model: nn.Module, inputs: torch.Tensor) -> np.ndarray:

@@ -18,6 +18,7 @@ DEMO_SETTINGS: dict[str, Any] = {
     "models": ("cm2",),
     "inits": 1,
     "epochs": 60,
+    "head_seeds": 1,
 }
 NOTES = (
     "Synthetic surfaces and a short training: this shows how qgraft works and says nothing about "

@@ -16,7 +16,8 @@ from qgraft.studies.hybrid import Hybrid, new_graft
 from qgraft.studies.run import Run
 from qgraft.studies.surface import SEEN_NOTES, surface_notes
 from qgraft.studies.two_stage import Plan, run_two_stage
-from qgraft.trunks.surface_cnn import INPUT_SIZE, published_name, surface_cnn
+from qgraft.trunks.registry import TRUNKS, build_trunk, require_weights
+from qgraft.trunks.surface_cnn import INPUT_SIZE
 
 FOLDER_NOTES = (
     "All scores are on an outer hold-out that no stage, fold or choice has seen; images that "
@@ -78,10 +79,12 @@ def _check_graft(config: FitConfig) -> None:
     """Graft onto an untrained network, so that a wrong option is found before hours of training.
 
     Raises:
-        QgraftError: the head or the cut cannot be made.
+        QgraftError: the head or the cut cannot be made, or pretrained weights are missing.
     """
+    if not config.trunk_weights:
+        require_weights([config.trunk], config.weights)
     hybrid = Hybrid(config.head, config.replace_last, config.head)
-    new_graft(surface_cnn(config.trunk), config.trunk, hybrid, config, seed=0)
+    new_graft(build_trunk(config.trunk), config.trunk, hybrid, config, seed=0)
 
 
 def _check_options(config: FitConfig, layout: str) -> None:
@@ -100,6 +103,6 @@ def run_fit(run: Run, data: SplitImages, config: FitConfig) -> dict[str, Any]:
     """Fit one grafted model to images and return the content of `result.json`."""
     hybrid = Hybrid(config.head, config.replace_last, config.head)
     weights = Path(config.trunk_weights) if config.trunk_weights else None
-    plan = Plan(published_name(config.trunk), config.trunk, (hybrid,), weights)
+    plan = Plan(TRUNKS[config.trunk].title, config.trunk, (hybrid,), weights)
     notes = (FOREIGN_TRUNK_NOTE, *data.notes[1:]) if weights else data.notes
     return run_two_stage(run, data.images, data.splits, [plan], config, notes=notes)

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018) as a frozen trunk, batch norm folded in.
+"""MobileNetV2 (Sandler et al., CVPR 2018) as a trunk, batch norm folded in.
 
 Names of the layers are torchvision's (`features.1.conv.0.0`, `classifier.1`). Convolutions pad as
 TensorFlow's "SAME" does, because the public weights come from there: with stride 2 one pixel
@@ -8,14 +8,13 @@ repeated over the three channels.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qgraft.errors import WeightsError
+from qgraft.errors import ModelError
 
 INPUT_SIZE = 224
 N_FEATURES = 1280
@@ -31,14 +30,14 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-# Channels after the stages whose maps are pooled into features of several depths.
-DEPTHS = {"features.6": 32, "features.13": 96, "features.18": N_FEATURES}
+# Channels after each layer of `features`: the first convolution, 17 blocks, the last convolution.
+WIDTHS = (32, *(out for _, out, blocks, _ in _STAGES for _ in range(blocks)), N_FEATURES)
 
 
 class _SameConv(nn.Conv2d):
     """A convolution with TensorFlow's "SAME" padding for kernels 1 and 3."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.kernel_size == (3, 3):
             low = 0 if self.stride == (2, 2) else 1
             input = F.pad(input, (low, 1, low, 1))
@@ -60,7 +59,7 @@ class _InvertedResidual(nn.Module):
         self.conv = nn.Sequential(*layers)
         self.is_residual = stride == 1 and width == out
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+    def forward(self, maps: Tensor) -> Tensor:
         return maps + self.conv(maps) if self.is_residual else self.conv(maps)
 
 
@@ -80,43 +79,46 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(N_FEATURES, n_classes))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Map images `(n, 1 or 3, h, w)` in 0..1 to logits `(n, n_classes)`."""
         return self.classifier(self.features(_signed(images)).mean((2, 3)))
 
-    def depth_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return channel means after several stages side by side, `(n, 32 + 96 + 1280)`."""
+
+class DepthFeatures(nn.Module):
+    """Channel means after several layers of MobileNetV2, side by side; later layers are dropped.
+
+    Args:
+        features: the `features` of a `MobileNetV2`.
+        depths: numbers of the layers whose maps are averaged, 0 to 18, such as `(6, 13, 18)`.
+
+    Raises:
+        ModelError: no such layer.
+    """
+
+    def __init__(self, features: nn.Sequential, depths: Sequence[int]) -> None:
+        super().__init__()
+        if not depths or len(set(depths)) < len(depths) or set(depths) - set(range(len(WIDTHS))):
+            raise ModelError(
+                f"depths {tuple(depths)}: give different layers from 0 to {len(WIDTHS) - 1}"
+            )
+        self.features = nn.Sequential(*list(features)[: max(depths) + 1])
+        self.depths = tuple(sorted(depths))
+        self.n_features = sum(WIDTHS[depth] for depth in depths)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `(n, 1 or 3, h, w)` in 0..1 to `(n, n_features)`, shallow layers first."""
         maps, pooled = _signed(images), []
         for number, layer in enumerate(self.features):
             maps = layer(maps)
-            if f"features.{number}" in DEPTHS:
+            if number in self.depths:
                 pooled.append(maps.mean((2, 3)))
         return torch.cat(pooled, 1)
 
+    def extra_repr(self) -> str:
+        """Describe what no weight tells."""
+        return f"depths={self.depths}"
 
-def _signed(images: torch.Tensor) -> torch.Tensor:
+
+def _signed(images: Tensor) -> Tensor:
     """Map 0..1 to the -1..1 the weights were trained with, grey to three channels."""
-    return images.expand(-1, 3, -1, -1) * 2 - 1
-
-
-def load_int8(path: Path) -> MobileNetV2:
-    """Build the network with the weights of a NumPy archive, int8 with a scale per channel.
-
-    Raises:
-        WeightsError: the archive is missing, damaged, or not of this network.
-    """
-    model = MobileNetV2()
-    state = model.state_dict()
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in [key.removesuffix(".bias") for key in state if key.endswith(".bias")]:
-                scale = arrays[f"{name}.weight_scale"].astype(np.float32)
-                weight = arrays[f"{name}.weight_int8"].astype(np.float32)
-                weight *= scale.reshape(-1, *[1] * (weight.ndim - 1))
-                state[f"{name}.weight"].copy_(torch.from_numpy(weight))
-                state[f"{name}.bias"].copy_(torch.from_numpy(arrays[f"{name}.bias"]))
-    except FileNotFoundError:
-        raise WeightsError(f"weights file {path} does not exist") from None
-    except (KeyError, ValueError, OSError, RuntimeError, EOFError) as error:
-        raise WeightsError(f"{path} does not hold the weights of MobileNetV2: {error}") from None
-    return model.eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return (images * 2 - 1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

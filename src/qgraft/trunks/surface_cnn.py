@@ -59,21 +59,25 @@ SURFACE_CNNS: dict[str, _Spec] = {
 
 
 class Standardise(nn.Module):
-    """Shift and scale images to zero mean and unit variance of the training part.
+    """Shift and scale images or features to zero mean and unit variance of the training part.
 
-    The two numbers are buffers, so they travel with the weights and count as no parameter.
+    Mean and deviation, two numbers or one of each for every feature, are buffers: they travel with
+    the weights and count as no parameter.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, mean: float = 0.5, std: float = 0.25) -> None:
+    def __init__(self, mean: float | torch.Tensor = 0.5, std: float | torch.Tensor = 0.25) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
+        for name, value in (("mean", mean), ("std", std)):
+            # A single number is kept in full, whether it comes from Python or from NumPy.
+            is_many = isinstance(value, torch.Tensor)
+            buffer = value if is_many else torch.tensor(value, dtype=torch.float64)
+            self.register_buffer(name, buffer)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images in 0..1 to standardised images of the same shape."""
+        """Map images in 0..1, or features, to standardised ones of the same shape."""
         return (images - self.mean) / self.std
 
 
