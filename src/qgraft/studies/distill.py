@@ -1,0 +1,198 @@
+"""Knowledge distillation from classical to quantum networks (arXiv 2311.13810), made checkable.
+
+A teacher is trained once per task and its logits are kept; students are trained from the same
+seeds without and with it. Controls: a uniform teacher (label smoothing), students without a
+circuit, with an entangling one, with another read-out, and without anything quantum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from qgraft.config import DistillConfig
+from qgraft.errors import ConfigError
+from qgraft.grafting import graft
+from qgraft.heads.registry import HEADS
+from qgraft.studies.distill_cells import settings_of, train_cell
+from qgraft.studies.distill_rows import (
+    NOBODY,
+    Cell,
+    gains_by_dataset,
+    notes,
+    rows_of,
+    teacher_row,
+)
+from qgraft.studies.distill_students import Student, build_student, controls_of, student
+from qgraft.studies.distill_tasks import DistillTask, on_features
+from qgraft.studies.distill_teachers import (
+    ENSEMBLES,
+    UNIFORM,
+    Teacher,
+    check_teacher,
+    hear,
+    teacher_work,
+    trained_teacher,
+)
+from qgraft.studies.run import Run, keep_data
+from qgraft.training.checkpoint import write_json
+from qgraft.trunks.lenet import DIGIT_NETWORKS
+from qgraft.trunks.registry import TRUNKS
+
+STUDENT_COST = 4.0  # of a training image, in images of LeNet in large batches
+
+
+def run_distill(run: Run, tasks: Sequence[DistillTask], config: DistillConfig) -> dict[str, Any]:
+    """Run the study in its directory and return what `result.json` holds.
+
+    Args:
+        run: an opened run directory.
+        tasks: what to work on.
+        config: what to do.
+
+    Raises:
+        ConfigError: the settings do not go together.
+    """
+    plans = [(task, _students(task, config)) for task in tasks]
+    run.work = _work(plans, config)
+    keep_data(run.folder, _described(tasks))
+    cells, teachers = [], []
+    for task, students in plans:
+        heard = [hear(run, name, task, config) for name in _teachers(config)]
+        teachers += [teacher_row(task, teacher) for teacher in heard]
+        with run.timed(f"students/{task.name}"):
+            cells += _cells(run, _for_students(run, task, config), students, heard, config)
+    result = {
+        "study": "distill",
+        "rows": rows_of(cells, config),
+        "teachers": teachers,
+        "gains": gains_by_dataset(cells),
+        "notes": notes(config),
+        "data": {task.name: task.described() for task in tasks},
+        "config": config.model_dump(mode="json"),
+    }
+    write_json(run.folder / "curves.json", _curves(cells))
+    write_json(run.folder / "result.json", result)
+    run.advance(run.work, "done")
+    run.finish()
+    return result
+
+
+def check_settings(config: DistillConfig) -> None:
+    """Refuse settings that could only fail after hours of training.
+
+    Raises:
+        ConfigError: a name is unknown or settings do not go together.
+    """
+    settings_of(config)
+    for name in config.teachers:
+        check_teacher(name)
+    for name in config.students:
+        student(name, config.qubits[0])
+
+
+def _teachers(config: DistillConfig) -> list[str]:
+    wanted = list(config.teachers)
+    return [*wanted, UNIFORM] if config.controls and UNIFORM not in wanted else wanted
+
+
+def _students(task: DistillTask, config: DistillConfig) -> list[tuple[Student, Student | None]]:
+    """Return the students of a task with the student they are a control of, if any.
+
+    Raises:
+        ConfigError: none can tell the classes apart.
+    """
+    found: list[tuple[Student, Student | None]] = []
+    for name in config.students:
+        for n_qubits in config.qubits:
+            which = student(name, n_qubits)
+            found.append((which, None))
+            if config.controls:
+                found += [(student(c, n_qubits), which) for c in controls_of(name)]
+    if not any(name in HEADS for name in config.students):
+        for which, like in found:  # so that what cannot be built is known at once
+            build_student(which, task, config, like=like)
+    return found
+
+
+def _for_students(run: Run, task: DistillTask, config: DistillConfig) -> DistillTask:
+    """Return the task on features of the teacher's trunk, where heads are taught by such a one."""
+    trunks = [name for name in config.teachers if name in TRUNKS]
+    heads = [name for name in config.students if name in HEADS]
+    if not trunks or not heads:
+        return task
+    if len(heads) < len(config.students) or len(trunks) > 1:
+        raise ConfigError(
+            "heads take the features of one network; ask for heads alone and one of "
+            f"{', '.join(TRUNKS)}"
+        )
+    network, _ = trained_teacher(run, trunks[0], task, config)
+    return on_features(task, graft(network, "all", head="dense").trunk)
+
+
+def _cells(
+    run: Run,
+    task: DistillTask,
+    students: list[tuple[Student, Student | None]],
+    teachers: list[Teacher],
+    config: DistillConfig,
+) -> list[Cell]:
+    cells = []
+    for which, like in students:
+        for teacher in (None, *teachers):
+            name = teacher.name if teacher else NOBODY
+            if like is not None and name == UNIFORM:
+                continue  # label smoothing is a control of the student asked for
+            scores = train_cell(
+                which, task, _file_name(name), teacher.taught if teacher else None, config,
+                folder=run.folder / "heads", like=like,
+                on_epoch=partial(_advance, run, task, which, name),
+            )  # fmt: skip
+            cells.append(Cell(task, which, name, scores, like is not None))
+    return cells
+
+
+def _file_name(teacher: str) -> str:
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in teacher)
+    return safe[:60]
+
+
+def _advance(
+    run: Run, task: DistillTask, which: Student, teacher: str, done: float, accuracy: float
+) -> None:
+    note = f"{which.name} taught by {teacher} on {task.name}, accuracy {100 * accuracy:.1f} %"
+    run.advance(done * STUDENT_COST * len(task.training.labels), note)
+
+
+def _work(plans: list[Any], config: DistillConfig) -> float:
+    total = 0.0
+    for task, students in plans:
+        trained = {n for n in config.teachers if n in DIGIT_NETWORKS or n in TRUNKS or ":" in n}
+        if set(config.teachers) & set(ENSEMBLES):
+            trained |= set(DIGIT_NETWORKS)
+        if not config.trunks:
+            total += config.teacher_epochs * sum(teacher_work(name, task) for name in trained)
+        n_cells = len(students) * (1 + len(config.teachers))
+        n_cells += sum(like is None for _, like in students) * config.controls
+        work = config.seeds * config.epochs * STUDENT_COST * len(task.training.labels)
+        total += n_cells * work
+    return total
+
+
+def _described(tasks: Sequence[DistillTask]) -> dict[str, Any]:
+    parts = {task.name: task.described() for task in tasks}
+    joined = "".join(part["digest"] for part in parts.values())
+    digest = hashlib.sha256(joined.encode()).hexdigest()
+    return {"digest": digest, "splits": None, "tasks": parts}
+
+
+def _curves(cells: Sequence[Cell]) -> dict[str, list[float]]:
+    """Return the mean validation accuracy per epoch of every cell."""
+    return {
+        f"{c.task.name}/{c.student.key}/{c.teacher}": [
+            round(float(v), 6) for v in c.scores.validation.mean(axis=0)
+        ]
+        for c in cells
+    }

@@ -1,0 +1,229 @@
+"""What a distillation study works on: who teaches whom on which images.
+
+The teacher learns from all training images of the classes. Published students see 150 images per
+class; under `clean` the next 50 of each class choose the epoch and the whole test set is scored,
+under `paper` the first 150 test images of each class do both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qgraft.config import FitConfig, resolve
+from qgraft.data.digits import embedded_transfer_data
+from qgraft.data.idx import Digits, read_digits
+from qgraft.data.imageset import ImageSet
+from qgraft.data.splits import Splits
+from qgraft.errors import DataError
+from qgraft.seeds import numpy_rng
+from qgraft.studies.fit import read_images
+from qgraft.training.loop import Samples
+from qgraft.trunks.features import cached_features
+
+Protocol = Literal["paper", "clean"]
+CLASS_SETS = {"0-5": tuple(range(6)), "0-7": tuple(range(8)), "all": tuple(range(10))}
+PAPER_TEST_PER_CLASS = 150
+SELECT_SHARE = 3  # one validation image for so many training images, few labels
+SELECT_TENTH = 10  # one training image in ten chooses the epoch, all labels
+
+
+class DistillTask(NamedTuple):
+    """One data set for teacher and students.
+
+    Attributes:
+        dataset: its name.
+        classes: which classes, as in `0-5`.
+        class_names: names of the labels.
+        teaching: samples a teacher learns from.
+        training: samples students learn from.
+        validation: samples that choose the epoch.
+        test: samples that are scored.
+        shown: inputs of the training samples as the teacher sees them.
+        shown_test: inputs of the test samples as the teacher sees them.
+    """
+
+    dataset: str
+    classes: str
+    class_names: tuple[str, ...]
+    teaching: Samples
+    training: Samples
+    validation: Samples
+    test: Samples
+    shown: Tensor
+    shown_test: Tensor
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return f"{self.dataset}-{self.classes}"
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.training.inputs.shape[1:])
+
+    def described(self) -> dict[str, Any]:
+        """Return sizes and a hash of all samples."""
+        parts = (self.teaching, self.training, self.validation, self.test)
+        return {
+            "classes": list(self.class_names),
+            **{
+                name: len(part.labels)
+                for name, part in zip(("teaching", "training", "validation", "test"), parts,
+                                      strict=True)
+            },
+            "digest": samples_digest(*parts),
+        }  # fmt: skip
+
+
+def samples_digest(*parts: Samples) -> str:
+    """Return the SHA-256 of inputs and labels."""
+    sha = hashlib.sha256()
+    for part in parts:
+        for tensor in part:
+            sha.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+            sha.update(tensor.contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def digit_tasks(
+    folder: Path,
+    datasets: tuple[str, ...],
+    classes: tuple[str, ...],
+    *,
+    protocol: Protocol,
+    per_class: int | Literal["all"],
+) -> list[DistillTask]:
+    """Return the tasks from folders `mnist` and `fashion-mnist` with four files each.
+
+    Raises:
+        DataError: a folder or file is missing, or a class has too few images.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; it must hold {' and '.join(datasets)}")
+    tasks = []
+    for dataset in datasets:
+        training, test = (read_digits(folder / dataset, part) for part in ("train", "test"))
+        for name in classes:
+            chosen = CLASS_SETS[name]
+            tasks.append(
+                _digit_task(dataset, name, training.only(chosen), test.only(chosen),
+                            protocol, per_class)
+            )  # fmt: skip
+    return tasks
+
+
+def embedded_task(*, protocol: Protocol, per_class: int | Literal["all"]) -> DistillTask:
+    """Return six classes of the small digits that scikit-learn ships, enlarged."""
+    data = embedded_transfer_data()
+    parts = [
+        Digits(part.images, np.unique(part.labels, return_inverse=True)[1].astype(np.int64))
+        for part in (data.training, data.test)
+    ]
+    return _digit_task("embedded", "6", parts[0], parts[1], protocol, per_class)
+
+
+def _digit_task(
+    dataset: str,
+    classes: str,
+    training: Digits,
+    test: Digits,
+    protocol: Protocol,
+    per_class: int | Literal["all"],
+) -> DistillTask:
+    names = tuple(map(str, np.unique(training.labels)))
+    if protocol == "paper":
+        test = _each(test, 0, PAPER_TEST_PER_CLASS)
+    if per_class == "all":
+        order = numpy_rng(0, "validation images").permutation(len(training.labels))
+        cut = len(order) // SELECT_TENTH
+        select, learn = (Digits(training.images[np.sort(i)], training.labels[np.sort(i)])
+                         for i in (order[:cut], order[cut:]))  # fmt: skip
+    else:
+        learn = _each(training, 0, per_class)
+        select = _each(training, per_class, per_class + max(1, per_class // SELECT_SHARE))
+    teaching, learned, tested = (_samples(part) for part in (training, learn, test))
+    validation = tested if protocol == "paper" else _samples(select)
+    return DistillTask(
+        dataset, classes, names, teaching, learned, validation, tested, learned.inputs,
+        tested.inputs,
+    )  # fmt: skip
+
+
+def _each(digits: Digits, start: int, stop: int) -> Digits:
+    """Return images `start` to `stop` of every class, in file order.
+
+    Raises:
+        DataError: a class has too few.
+    """
+    found = []
+    for label in np.unique(digits.labels):
+        places = np.flatnonzero(digits.labels == label)
+        if len(places) <= start:
+            raise DataError(
+                f"class {label} has {len(places)} images where more than {start} are needed; "
+                "lower --per-class"
+            )
+        found.append(places[start:stop])
+    index = np.sort(np.concatenate(found))
+    return Digits(digits.images[index], digits.labels[index])
+
+
+def _samples(digits: Digits) -> Samples:
+    return Samples(torch.from_numpy(digits.images)[:, None], torch.from_numpy(digits.labels))
+
+
+def image_task(images: ImageSet, splits: Splits, *, name: str) -> DistillTask:
+    """Return a task from images of one's own: splits by photograph, hold-out as the test part."""
+    pixels = torch.from_numpy(images.images)
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    everything = Samples(pixels.contiguous(), torch.from_numpy(images.labels))
+    learn, select, test = (
+        everything.subset(part) for part in (splits.train, splits.select, splits.holdout)
+    )
+    return DistillTask(
+        name, "all", images.class_names, learn, learn, select, test, learn.inputs, test.inputs
+    )
+
+
+def own_task(
+    folder: Path, classes: str, *, per_class: int | Literal["all"], seed: int
+) -> DistillTask:
+    """Return the task of a folder in any layout that `fit` reads, or with the files of MNIST.
+
+    Raises:
+        DataError: nothing usable is there.
+    """
+    if any(folder.glob("train-images-idx3-ubyte*")):
+        tasks = digit_tasks(
+            folder.resolve().parent, (folder.resolve().name,), (classes,), protocol="clean",
+            per_class=per_class,
+        )  # fmt: skip
+        return tasks[0]
+    found = read_images(resolve(FitConfig, {"data": str(folder), "seed": seed}))
+    return image_task(found.images, found.splits, name=folder.resolve().name or "images")
+
+
+def on_features(task: DistillTask, trunk: nn.Module) -> DistillTask:
+    """Return the task for students that take the features of a frozen trunk."""
+
+    def features(samples: Samples) -> Samples:
+        found = cached_features(trunk, samples.inputs, samples_digest(samples))
+        return Samples(found.flatten(1), samples.labels)
+
+    return task._replace(
+        training=features(task.training),
+        validation=features(task.validation),
+        test=features(task.test),
+    )
