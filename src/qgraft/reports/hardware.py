@@ -22,27 +22,29 @@ NOISY = (
 def hardware_table(result: Mapping[str, Any]) -> str:
     """Return all points of a noise study as a Markdown table, F1 and accuracy in percent."""
     lines = [
-        "| condition | depolarising p | shots | F1 % | accuracy % | AUC |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| condition | depolarising p | shots | F1 % | accuracy % | AUC | log loss | same class % "
+        "|",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for point in result["points"]:
-        strength = "–" if point["strength"] is None else f"{point['strength']:g}"
+        strength = "-" if point["strength"] is None else f"{point['strength']:g}"
         shots = "exact" if point["shots"] is None else f"{point['shots']:,}"
         spread = f" ± {100 * point['f1_std']:.2f}" if point["repeats"] > 1 else ""
         lines.append(
             f"| {point['condition']} | {strength} | {shots} | {100 * point['f1']:.2f}{spread} | "
-            f"{100 * point['accuracy']:.2f} | {point['auc']:.3f} |"
+            f"{100 * point['accuracy']:.2f} | {point['auc']:.3f} | {point['log_loss']:.3f} | "
+            f"{100 * point['same_class']:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def hardware_figure(result: Mapping[str, Any]) -> str:
-    """Return two panels as SVG: F1 against shots, and against the depolarising strength."""
+    """Return three panels as SVG: F1 against shots, F1 and log loss against the noise."""
     points: Sequence[Mapping[str, Any]] = result["points"]
     ideal = next(point for point in points if point["condition"] == "ideal")
     with _drawing():
-        figure, axes = _grid(1, 2, (4.6, 3.4))
-        by_shots, by_noise = axes[0]
+        figure, axes = _grid(1, 3, (3.9, 3.4))
+        by_shots, f1_by_noise, loss_by_noise = axes[0]
         found = [point for point in points if point["condition"] == "shots"]
         by_shots.errorbar(
             [point["shots"] for point in found],
@@ -55,19 +57,22 @@ def hardware_figure(result: Mapping[str, Any]) -> str:
         by_shots.set(title="Finite shots", xlabel="shots", ylabel="F1 %", xscale="log")
         for k, condition in enumerate(NOISY):
             found = [point for point in points if point["condition"] == condition]
-            by_noise.plot(
-                [point["strength"] for point in found],
-                [100 * point["f1"] for point in found],
-                color=HYBRIDS[k % len(HYBRIDS)],
-                marker=MARKERS[k],
-                linestyle="--" if k >= len(HYBRIDS) else "-",
-                label=condition,
-            )
-        by_noise.set(title="Depolarising noise", xlabel="probability after each gate")
-        by_noise.set_xscale("log")
-        by_noise.legend(fontsize=7)
-        for panel in (by_shots, by_noise):
+            strengths = [point["strength"] for point in found]
+            look = {
+                "color": HYBRIDS[k % len(HYBRIDS)],
+                "marker": MARKERS[k],
+                "linestyle": "--" if k >= len(HYBRIDS) else "-",
+                "label": condition,
+            }
+            f1_by_noise.plot(strengths, [100 * point["f1"] for point in found], **look)
+            loss_by_noise.plot(strengths, [point["log_loss"] for point in found], **look)
+        where = "depolarising probability after each gate"
+        f1_by_noise.set(title="Score under noise", xlabel=where, ylabel="F1 %", xscale="log")
+        loss_by_noise.set(title="Loss under noise", xlabel=where, ylabel="log loss", xscale="log")
+        loss_by_noise.legend(fontsize=7)
+        for panel in (by_shots, f1_by_noise):
             panel.axhline(100 * ideal["f1"], color="#5f6670", linewidth=1, linestyle=":")
+        loss_by_noise.axhline(ideal["log_loss"], color="#5f6670", linewidth=1, linestyle=":")
         return _svg(figure)
 
 

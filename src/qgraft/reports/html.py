@@ -125,8 +125,8 @@ def _reliability_drawing(finished: FinishedRun) -> list[Drawing]:
             "reliability",
             "Are scores probabilities?",
             "Share of anomalous hold-out images over their score; on the dashed line a score of "
-            "0.8 means 8 in 10. Bars are one standard error; the error is the mean distance from the "
-            "line with its 95 % interval.",
+            "0.8 means 8 in 10. Bars are one standard error; the error is the mean distance from "
+            "the line with its 95 % interval.",
             curves.reliability_curves(quality),
         )
     ]

@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict  # pydantic needs these before Python 3.12
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from qgraft.errors import RunError
 from qgraft.reports.transfer_plots import accuracy_dots, decision_maps
@@ -29,7 +29,15 @@ TITLES = {
     "photonic-qq": "From photonic layers to more of them",
 }
 COLUMNS = ("Task", "Model", "Parameters", "Accuracy", "95 % interval", "Best epoch", "Published")
-FIELDS = ("task", "model", "params", "accuracy_mean", "accuracy_std", "n_seeds", "published")
+FIELDS: tuple[str, ...] = (
+    "task",
+    "model",
+    "params",
+    "accuracy_mean",
+    "accuracy_std",
+    "n_seeds",
+    "published",
+)
 
 
 class Row(TypedDict):
@@ -160,7 +168,7 @@ def _csv(result: Result) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, FIELDS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(result["rows"])
+    writer.writerows(dict(row) for row in result["rows"])
     return buffer.getvalue()
 
 

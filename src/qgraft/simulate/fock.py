@@ -19,7 +19,7 @@ from torch import Tensor
 from qgraft.errors import CircuitError
 
 MAX_CUTOFF = 60
-REACH, POINTS = 20.0, 2401  # of the grid on which a function of x is integrated
+TAIL, POINTS = 6.0, 512  # of the grid on which a function of x is integrated
 Mode = Literal[0, 1]
 
 
@@ -78,45 +78,48 @@ def squeezing(r: Tensor, phi: Tensor, cutoff: int) -> Tensor:
     return torch.stack(columns, -1)
 
 
-def cubic_phase(gamma: Tensor, cutoff: int) -> Tensor:
+def cubic_phase(gamma: Tensor, cutoff: int, *, exact: bool = True) -> Tensor:
     """Return V = exp(i gamma x^3 / 6), `(..., cutoff, cutoff)`, hbar = 2.
 
-    Integrated over x on a grid, where the gate is a phase: exact to rounding for |gamma| <= 1.
+    Integrated over x on a grid, where the gate is a phase: exact to 1e-8 for |gamma| <= 1. With
+    `exact=False` x is cut off first, as in Strawberry Fields: the matrix stays unitary, and what
+    the exact gate would throw out of the space comes back wrong.
     """
-    x, waves = _waves(cutoff)
+    x, waves = _waves(cutoff) if exact else _cut_waves(cutoff)
     waves = waves.to(gamma)
-    phases = _phases(gamma[..., None] * (x.to(gamma) ** 3 / 6))
-    return torch.einsum("gm,...g,gn->...mn", waves.to(phases), phases, waves.to(phases))
+    angles = gamma[..., None] * (x.to(gamma) ** 3 / 6)
+    cosines, sines = torch.cos(angles)[..., None], torch.sin(angles)[..., None]
+    return torch.complex(waves.mT @ (cosines * waves), waves.mT @ (sines * waves))
 
 
 def on_mode(ket: Tensor, gate: Tensor, mode: Mode = 0) -> Tensor:
-    """Apply a matrix `(..., cutoff, cutoff)`, or a diagonal `(cutoff,)`, to one mode of two.
-
-    A diagonal must have no batch dimensions; write `ket * diagonal` for those.
-    """
+    """Apply a matrix `(..., cutoff, cutoff)`, or a diagonal `(cutoff,)`, to one mode of two."""
     if gate.ndim == 1:
         return ket * (gate[:, None] if mode == 0 else gate)
     return gate @ ket if mode == 0 else ket @ gate.mT
 
 
-def beam_splitter(ket: Tensor, theta: Tensor, phi: Tensor) -> Tensor:
-    """Apply BS = exp(theta (e^{i phi} a b^dagger - e^{-i phi} a^dagger b)) to two modes.
+def beam_splitter(theta: Tensor, phi: Tensor, cutoff: int) -> Tensor:
+    """Return BS = exp(theta (e^{i phi} a b^dagger - e^{-i phi} a^dagger b)) for `pass_photons`.
 
-    Photons are only passed on, so the generator falls into blocks of equal photon number, whose
-    eigenvectors do not depend on the parameters.
-
-    Args:
-        ket: `(..., cutoff, cutoff)`.
-        theta: `()` or the batch shape of the ket.
-        phi: likewise.
+    Photons are only passed on, so the gate falls into blocks of equal photon number, whose
+    eigenvectors do not depend on the parameters: `(..., 2 cutoff - 1, cutoff, cutoff)`, by total
+    number and photons in the first mode after and before.
     """
+    values, even, odd, _ = _blocks(cutoff)
+    angles = theta[..., None, None] * values.to(theta)
+    cosines, sines = torch.cos(angles)[..., None, :], torch.sin(angles)[..., None, :]
+    real = (cosines @ even.to(theta) + sines @ odd.to(theta)).squeeze(-2)
+    turn = rotation(phi, cutoff)[..., None, :, None]
+    return turn.conj() * real.unflatten(-1, (cutoff, cutoff)) * turn.mT
+
+
+def pass_photons(ket: Tensor, gate: Tensor) -> Tensor:
+    """Apply one beam splitter to kets `(..., cutoff, cutoff)`."""
     cutoff = ket.shape[-1]
-    values, vectors = _passing(cutoff)
-    values, vectors = values.to(theta), vectors.to(ket)
-    turn = rotation(phi, cutoff)[..., None, :]
-    flat = (ket * turn.conj()).flatten(-2)
-    parts = (flat @ vectors.conj()) * _phases(-theta[..., None] * values)
-    return (parts @ vectors.mT).unflatten(-1, (cutoff, cutoff)) * turn
+    _, _, _, (into, back) = _blocks(cutoff)
+    blocks = ket.flatten(-2)[..., into]
+    return torch.einsum("tmn,...tn->...tm", gate, blocks).flatten(-2)[..., back]
 
 
 def lost_norm(ket: Tensor, modes: Literal[1, 2]) -> Tensor:
@@ -152,7 +155,8 @@ def _raised(column: Tensor, roots: Tensor) -> Tensor:
 def _waves(cutoff: int) -> tuple[Tensor, Tensor]:
     """Return grid points x `(n,)` and number states times the root of the step, `(n, cutoff)`."""
     _check_cutoff(cutoff)
-    x, step = np.linspace(-REACH, REACH, POINTS, retstep=True)
+    reach = 2 * cutoff**0.5 + TAIL  # past the turning point of the largest number state
+    x, step = np.linspace(-reach, reach, POINTS, retstep=True)
     waves = [np.exp(-(x**2) / 4) / (2 * np.pi) ** 0.25]
     waves.append(x * waves[0])
     for n in range(2, cutoff):
@@ -162,21 +166,37 @@ def _waves(cutoff: int) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=8)
-def _passing(cutoff: int) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues and eigenvectors of i (a b^dagger - a^dagger b).
+def _cut_waves(cutoff: int) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues `(cutoff,)` of the x that is cut off, and its eigenvectors as rows."""
+    _check_cutoff(cutoff)
+    lower = np.diag(np.arange(1, cutoff) ** 0.5, 1)
+    values, vectors = np.linalg.eigh(lower + lower.T)
+    return torch.from_numpy(values), torch.from_numpy(vectors.T.copy())
 
-    The vectors are `(cutoff**2, n)`: all n of the blocks that the space reaches into, cut off.
+
+@lru_cache(maxsize=8)
+def _blocks(cutoff: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return what the blocks of a beam splitter are made of, by total photon number.
+
+    Eigenvalues `(n, n)` of i (a b^dagger - a^dagger b), n = 2 cutoff - 1; the coefficients
+    `(n, n, cutoff**2)` of the cosines and sines of theta times them in the entries of a block; and
+    the indices that map a flat ket to blocks `(n, cutoff)` and flat blocks to a ket.
     """
     _check_cutoff(cutoff)
-    values, columns = [], []
-    for total in range(2 * cutoff - 1):
+    n = 2 * cutoff - 1
+    values, vectors = np.zeros((n, n)), np.zeros((n, cutoff, n), complex)
+    for total in range(n):
         first = np.arange(total + 1)  # photons in the first mode; the others are in the second
         passed = np.sqrt(first[1:] * (total - first[1:] + 1))
         generator = np.diag(passed, 1) - np.diag(passed, -1)
-        value, vector = np.linalg.eigh(1j * generator)
+        values[total, : total + 1], vector = np.linalg.eigh(1j * generator)
         inside = (first < cutoff) & (total - first < cutoff)
-        block = np.zeros((cutoff, cutoff, total + 1), complex)
-        block[first[inside], total - first[inside]] = vector[inside]
-        values.append(value)
-        columns.append(block.reshape(cutoff**2, -1))
-    return torch.from_numpy(np.concatenate(values)), torch.from_numpy(np.concatenate(columns, 1))
+        vectors[total, first[inside], : total + 1] = vector[inside]
+    products = np.einsum("tma,tna->tamn", vectors, vectors.conj()).reshape(n, n, -1)
+    first = np.arange(cutoff)
+    second = np.clip(np.arange(n)[:, None] - first, 0, cutoff - 1)  # where outside, the gate is 0
+    into = first * cutoff + second
+    back = (first[:, None] + first) * cutoff + first[:, None]
+    cosines, sines = (torch.from_numpy(part.copy()) for part in (products.real, products.imag))
+    indices = torch.from_numpy(into), torch.from_numpy(back)
+    return torch.from_numpy(values), cosines, sines, indices
