@@ -199,7 +199,9 @@ class ImagePairConfig(BaseModel):
     weights: str | None = None
     side: Annotated[int, Field(ge=32, le=512)] = 224
     mirror: bool = False
-    heads: tuple[str, ...] = Field(
+    heads: tuple[
+        Literal["dressed", "linear", "dense-4", "dense-512", "no-circuit", "matched-sine"], ...
+    ] = Field(
         default=("dressed", "linear", "dense-4", "dense-512", "no-circuit", "matched-sine"),
         min_length=1,
     )
@@ -227,7 +229,7 @@ class PhotonicConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     study: Literal["photonic-qc", "photonic-qq"]
-    steps: Positive
+    steps: tuple[Positive, ...] = Field(min_length=1)
     test_batches: Positive
     source_steps: Positive = 1500
     source: str | None = None

@@ -6,17 +6,49 @@ from typing import Annotated
 
 import typer
 
-from qgraft.cli import fit, measure, surface
+from qgraft.cli import (
+    audit,
+    convert,
+    distill,
+    fit,
+    hardware,
+    measure,
+    new_defect,
+    qcnn,
+    surface,
+    transfer,
+)
 from qgraft.cli.apps import app
 from qgraft.errors import QgraftError
+from qgraft.training.stopping import Stopped, stop_on_signals
 
-__all__ = ["app", "fit", "main", "measure", "surface"]
+__all__ = [
+    "app",
+    "audit",
+    "convert",
+    "distill",
+    "fit",
+    "hardware",
+    "main",
+    "measure",
+    "new_defect",
+    "qcnn",
+    "surface",
+    "transfer",
+]
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2, never a traceback."""
+    """Run the command line; a user's mistake is one line and exit code 2, never a traceback.
+
+    Ctrl-C ends it with exit code 130 and SIGTERM with 143, after the current training step.
+    """
     try:
-        app()
+        with stop_on_signals():
+            app()
+    except Stopped as stop:
+        typer.echo("stopped", err=True)
+        raise SystemExit(128 + stop.signal) from None
     except QgraftError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None

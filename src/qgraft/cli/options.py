@@ -22,6 +22,10 @@ EpochsOption = Annotated[int, typer.Option(help="Epochs of the classical stage."
 HeadEpochsOption = Annotated[int, typer.Option(help="Epochs of a head.")]
 FoldsOption = Annotated[int, typer.Option(help="Folds of the hybrid stage.")]
 SeedOption = Annotated[int, typer.Option(help="Decides every random draw.")]
+SeedsOption = Annotated[int, typer.Option(help="Times each head is trained from new weights.")]
+ControlsOption = Annotated[
+    bool, typer.Option(help="Train classical and ablated heads beside every quantum head.")
+]
 QubitsOption = Annotated[int, typer.Option(help="Qubits of the head, 1 to 12.")]
 DepthOption = Annotated[int, typer.Option(help="Entangling layers of the head.")]
 OutOption = Annotated[Path, typer.Option(help="Run directory.")]
@@ -36,4 +40,15 @@ OnErrorOption = Annotated[OnError, typer.Option(help="What to do about unreadabl
 PerClassOption = Annotated[int | None, typer.Option(help="Images per class made from boxes.")]
 ClassesOption = Annotated[
     str | None, typer.Option(help="Defect classes to use, separated by commas.")
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights that mobilenetv2 or resnet18 start from, a file or its folder; by default "
+        "the folder weights/ in $QGRAFT_DATA."
+    ),
+]
+TuneOption = Annotated[
+    int,
+    typer.Option(help="Epochs a pretrained network is tuned in; 0 leaves it frozen as it came."),
 ]

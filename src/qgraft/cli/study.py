@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from qgraft.errors import ConfigError
+from qgraft.errors import ConfigError, RunError
+from qgraft.training.checkpoint import RecoveryWarning
+from qgraft.training.stopping import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qgraft.config import TrainingConfig
+    from pydantic import BaseModel
+    from rich.console import RenderableType
+
     from qgraft.studies.run import Run
+
+
+def _two_stage_report(out: Path) -> tuple[Path, RenderableType]:
+    from qgraft.reports.html import write_report
+    from qgraft.reports.rundir import read_run
+    from qgraft.reports.tables import terminal_table
+
+    return write_report(out), terminal_table(read_run(out).result)
 
 
 def run_study(
     out: Path,
-    config: TrainingConfig,
+    config: BaseModel,
     resume: bool,
     body: Callable[[Run], dict[str, Any]],
     json_file: Path | None,
+    *,
+    report: Callable[[Path], tuple[Path, RenderableType]] = _two_stage_report,
 ) -> None:
     """Run a study in its directory with live progress, then print its table and write its page."""
-    from qgraft.reports.html import write_report
-    from qgraft.reports.rundir import read_run
-    from qgraft.reports.tables import terminal_table
     from qgraft.studies.run import open_run
     from qgraft.terminal import Meter, console
 
@@ -36,18 +50,40 @@ def run_study(
     if json_file is not None and json_file.is_dir():
         raise ConfigError(f"--json {json_file} is a folder; name a file, or - for the screen")
     try:
-        with Meter("training") as meter:
+        with Meter("training") as meter, _warnings_as_notes():
             result = body(open_run(out, settings, resume=resume, progress=meter))
-    except KeyboardInterrupt:
-        typer.echo(f"stopped; {out} goes on with the same command and --resume", err=True)
-        raise typer.Exit(130) from None
+    except Stopped:
+        typer.echo(f"{out} goes on with the same command and --resume", err=True)
+        raise
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or out}: {error.strerror or error}; mend that and go on with the "
+            "same command and --resume"
+        ) from None
     # With the JSON on standard output, everything for people goes to the other stream.
     screen = console(stderr=str(json_file) == "-")
-    page = write_report(out)
-    screen.print(terminal_table(read_run(out).result))
+    page, table = report(out)
+    screen.print(table)
     screen.print(f"report: {page}", soft_wrap=True, highlight=False)
     if json_file is not None:
         write_json_to(json_file, result)
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Show what a run recovered from as one line each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RecoveryWarning)
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, RecoveryWarning):
+                typer.echo(f"note: {message}", err=True)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = note
+        yield
 
 
 def typed_command() -> str:

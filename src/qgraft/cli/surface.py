@@ -10,6 +10,7 @@ import typer
 from qgraft.cli.apps import app, reproduce
 from qgraft.cli.options import (
     ClassesOption,
+    ControlsOption,
     EpochsOption,
     FoldsOption,
     HeadEpochsOption,
@@ -22,6 +23,9 @@ from qgraft.cli.options import (
     ProtocolOption,
     ResumeOption,
     SeedOption,
+    SeedsOption,
+    TuneOption,
+    WeightsOption,
 )
 from qgraft.cli.study import run_study, words
 
@@ -29,7 +33,10 @@ from qgraft.cli.study import run_study, words
 @app.command(epilog="Example: qgraft demo --out runs/demo")
 def demo(
     out: OutOption = Path("runs/demo"),
+    seeds: SeedsOption = 1,
+    controls: ControlsOption = True,
     seed: SeedOption = 0,
+    resume: ResumeOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Do the main job on built-in synthetic steel: train, graft, cross-validate, report.
@@ -40,9 +47,11 @@ def demo(
     from qgraft.studies.demo import DEMO_SETTINGS, run_demo
     from qgraft.studies.run import remove_run
 
-    config = resolve(SurfaceConfig, {**DEMO_SETTINGS, "seed": seed})
-    remove_run(out)
-    run_study(out, config, False, lambda run: run_demo(run, config), json_file)
+    chosen = {"head_seeds": seeds, "controls": controls, "seed": seed}
+    config = resolve(SurfaceConfig, {**DEMO_SETTINGS, **chosen})
+    if not resume:
+        remove_run(out)
+    run_study(out, config, resume, lambda run: run_demo(run, config), json_file)
 
 
 @reproduce.command(
@@ -50,13 +59,24 @@ def demo(
 )
 def surface(
     data: Annotated[Path, typer.Option(help="Folder with IMAGES/ and ANNOTATIONS/.")],
-    models: Annotated[str, typer.Option(help="Networks, separated by commas.")] = "cm1,cm2,cm3",
+    models: Annotated[
+        str,
+        typer.Option(help="Networks, separated by commas: cm1, cm2, cm3, mobilenetv2, resnet18."),
+    ] = "cm1,cm2,cm3",
+    task: Annotated[
+        Literal["anomaly", "types"],
+        typer.Option(help="Normal or anomalous, or which type a defect is of."),
+    ] = "anomaly",
     protocol: ProtocolOption = "paper",
     inits: InitsOption = 5,
     epochs: EpochsOption = 120,
     head_epochs: HeadEpochsOption = 40,
     folds: FoldsOption = 6,
+    seeds: SeedsOption = 5,
+    controls: ControlsOption = True,
     seed: SeedOption = 0,
+    weights: WeightsOption = None,
+    tune_epochs: TuneOption = 0,
     per_class: PerClassOption = None,
     classes: ClassesOption = None,
     variants: Annotated[
@@ -70,17 +90,21 @@ def surface(
 ) -> None:
     """Repeat the surface-anomaly study (arXiv 2409.00228) on NEU-DET."""
     from qgraft.config import SurfaceConfig, resolve
-    from qgraft.data.neu_det import load_photographs
-    from qgraft.studies.surface import run_surface
+    from qgraft.studies.surface import read_photographs, run_surface
 
     settings: dict[str, Any] = {
         "data": str(data),
         "models": words(models),
+        "task": task,
+        "weights": str(weights) if weights else None,
+        "tune_epochs": tune_epochs,
         "protocol": protocol,
         "inits": inits,
         "epochs": epochs,
         "head_epochs": head_epochs,
         "folds": folds,
+        "head_seeds": seeds,
+        "controls": controls,
         "seed": seed,
         "variants": variants,
         "classes": words(classes),
@@ -90,5 +114,5 @@ def surface(
     if per_class is not None:
         settings["per_class"] = per_class
     config = resolve(SurfaceConfig, settings)
-    photographs = load_photographs(data, classes=config.classes, on_error=config.on_error)
+    photographs = read_photographs(config)
     run_study(out, config, resume, lambda run: run_surface(run, photographs, config), json_file)

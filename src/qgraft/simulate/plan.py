@@ -126,7 +126,7 @@ def compile_circuit(circuit: Circuit, read: Read) -> Plan:
         product=None if circuit.amplitudes else _product_trig(half_turns, circuit),
         runs=_runs(steps, n),
         slots=_slots(chains, n),
-        families={key: _matrices(list(of), circuit, is_real) for key, of in members.items()},
+        families={key: gate_matrices(list(of), circuit, is_real) for key, of in members.items()},
         blocks=_blocks(n),
         is_real=is_real,
         signs=_signs(words, n, index) if is_diagonal else (),
@@ -153,7 +153,7 @@ def _clean(matrix: np.ndarray) -> np.ndarray:
     return parts[0] + 1j * parts[1]
 
 
-def _take(ops: list[Op], wanted: Callable[[Op], bool], n: int) -> tuple[list[Op], list[Op]]:
+def take_free(ops: list[Op], wanted: Callable[[Op], bool], n: int) -> tuple[list[Op], list[Op]]:
     """Split off the wanted operations that no earlier, unwanted one holds back."""
     taken: list[Op] = []
     rest: list[Op] = []
@@ -210,10 +210,10 @@ def _schedule(
 
     rest = list(ops)
     while rest:
-        taken, rest = _take(rest, _is_fixed, n)
+        taken, rest = take_free(rest, _is_fixed, n)
         if taken:
             steps.append(_fixed(taken, n))
-        taken, rest = _take(rest, _is_layered, n)
+        taken, rest = take_free(rest, _is_layered, n)
         if taken:
             layer: list[list[int]] = [[] for _ in range(n)]
             for op in sorted(taken, key=lambda op: op.qubits):
@@ -221,7 +221,7 @@ def _schedule(
             steps.append(Layer(len(chains), _touched(layer, n)))
             chains.append(layer)
             continue
-        taken, rest = _take(rest, lambda op: not _is_fixed(op) and not _is_layered(op), n)
+        taken, rest = take_free(rest, lambda op: not _is_fixed(op) and not _is_layered(op), n)
         for op in taken:
             steps.append(Apply(2 ** len(op.qubits), op.uses("angle"), number(op), op.qubits))
     if any(not chain for layer in chains for chain in layer) or _uneven(chains):
@@ -335,7 +335,7 @@ def _product_trig(rotations: dict[int, Param], circuit: Circuit) -> Trig:
     return _trig(entries, circuit, (circuit.n_qubits, 2), is_real=True)
 
 
-def _matrices(ops: list[Op], circuit: Circuit, is_real: bool) -> Trig:
+def gate_matrices(ops: list[Op], circuit: Circuit, is_real: bool) -> Trig:
     """Return matrices `(n_ops, size, size)`, with a last axis (re, im) unless real."""
     entries = [(e, op.params) for op in ops for row in GATES[op.gate].rows for e in row]
     size = 2 ** len(ops[0].qubits)

@@ -97,8 +97,8 @@ def _build(circuit: Circuit, read: Read, dtype: torch.dtype, device: torch.devic
 
     return Program(
         plan=plan,
-        product=None if plan.product is None else _evaluator(plan.product, real),
-        families={key: _evaluator(trig, real) for key, trig in plan.families.items()},
+        product=None if plan.product is None else evaluator(plan.product, real),
+        families={key: evaluator(trig, real) for key, trig in plan.families.items()},
         slots=_slots(plan, device),
         runs=tuple(run(*pair) for pair in plan.runs),
         signs=tuple(map(real, plan.signs)),
@@ -114,7 +114,7 @@ def _slots(plan: Plan, device: torch.device) -> Tensor | None:
     return torch.as_tensor(plan.slots, device=device)
 
 
-def _evaluator(trig: Trig, real: Callable[[np.ndarray], Tensor]) -> Evaluate:
+def evaluator(trig: Trig, real: Callable[[np.ndarray], Tensor]) -> Evaluate:
     """Return the function that computes `trig`, without the factors and terms that are trivial."""
     m = len(trig.scale)
     second = trig.offset[m:].any() or trig.weights[m:].any() or trig.angles[m:].any()

@@ -1,0 +1,143 @@
+"""From simulation to hardware: look into a circuit, score a head under noise or on a device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qgraft.cli.apps import app
+from qgraft.cli.options import JsonOption, SeedOption
+from qgraft.cli.study import write_json_to
+from qgraft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qgraft.circuits.circuit import Circuit
+
+CIRCUITS = "surface, dressed, qcnn, or sim-1 to sim-19, with :N for N qubits, as in surface:5"
+
+
+@app.command(epilog="Example: qgraft inspect surface:5 --figure circuit.svg")
+def inspect(
+    what: Annotated[str, typer.Argument(help=f"A run directory, or a circuit: {CIRCUITS}.")],
+    variant: Annotated[str | None, typer.Option(help="Which hybrid of a run.")] = None,
+    samples: Annotated[int, typer.Option(help="Random draws behind each number.")] = 1000,
+    figure: Annotated[Path | None, typer.Option(help="Draw the circuit to this SVG.")] = None,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Show a circuit: its drawing, its parameters and which act, what it can express."""
+    from qgraft.reports.inspection import facts_of, parameter_table
+    from qgraft.terminal import console
+
+    circuit, weights = _circuit_of(what, variant)
+    facts = facts_of(circuit, weights, n_samples=samples, seed=seed)
+    screen = console(stderr=str(json_file) == "-")
+    screen.print(circuit.draw(), markup=False, highlight=False, soft_wrap=True)
+    screen.print(parameter_table(facts["parameters"]))
+    for name, value in facts["summary"].items():
+        screen.print(f"{name}: {value}", markup=False)
+    if figure is not None:
+        from qgraft.devices.to_pennylane import draw_mpl
+
+        draw_mpl(circuit).savefig(figure)
+        screen.print(f"drawn to {figure}", markup=False)
+    if json_file is not None:
+        write_json_to(json_file, facts)
+
+
+def _circuit_of(what: str, variant: str | None) -> tuple[Circuit, Any]:
+    """Return a circuit, and the trained weights if it is that of a run."""
+    if not Path(what).is_dir():
+        return named_circuit(what), None
+    from qgraft.heads.measured import with_circuit
+    from qgraft.studies.predict import load_fitted
+
+    head = with_circuit(load_fitted(Path(what), variant).model.head)
+    return head.circuit, head.weights
+
+
+def named_circuit(text: str) -> Circuit:
+    """Return the circuit called `name` or `name:n_qubits`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from qgraft.circuits.ansatz import dressed_circuit, surface_circuit
+    from qgraft.circuits.qcnn import qcnn_circuit
+    from qgraft.circuits.sim import sim_circuit
+
+    name, _, size = text.partition(":")
+    if size and not (size.isascii() and size.isdecimal()):
+        raise ConfigError(f"{size!r} is no number of qubits; known circuits: {CIRCUITS}")
+    n = {"n_qubits": int(size)} if size else {}
+    if name.startswith("sim-") and name[4:].isdecimal():
+        return sim_circuit(int(name[4:]), **n)
+    builders = {"surface": surface_circuit, "dressed": dressed_circuit, "qcnn": qcnn_circuit}
+    if name not in builders:
+        raise ConfigError(f"{text!r} is no run directory and no circuit; known: {CIRCUITS}")
+    return builders[name](**n)
+
+
+@app.command(
+    epilog="Example: qgraft hardware runs/surface --backend pennylane:qiskit.aer "
+    "--noise-from FakeManilaV2 --shots 1024 --images 40"
+)
+def hardware(
+    run: Annotated[Path, typer.Argument(help="A finished run of reproduce surface, clean.")],
+    variant: Annotated[str | None, typer.Option(help="Which of its hybrids.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The photographs, if they moved.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Score on a device: pennylane:NAME. Without it: a study.")
+    ] = None,
+    noise_from: Annotated[
+        str | None, typer.Option(help="Simulate this machine, such as FakeManilaV2.")
+    ] = None,
+    shots: Annotated[int, typer.Option(help="Measurements of each image on the device.")] = 1024,
+    images: Annotated[int, typer.Option(help="Hold-out images to run on the device.")] = 40,
+    epochs: Annotated[int, typer.Option(help="Epochs of training under noise.")] = 5,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print what it would cost and stop.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for table and figure.")] = None,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Score a trained head under shots and noise, or on a PennyLane device."""
+    from qgraft.devices.device import device_name, device_run, estimate_cost
+    from qgraft.reports.hardware import hardware_table, write_hardware
+    from qgraft.studies.hardware import load_head, run_noise_study, score_on_device
+    from qgraft.terminal import Meter, console
+
+    screen = console(stderr=str(json_file) == "-")
+    if images < 2:
+        raise ConfigError(f"--images must be 2 or more, got {images}")
+    name = device_name(backend) if backend else None
+    if name is None and (noise_from or estimate):
+        raise ConfigError("--noise-from and --estimate go with --backend pennylane:NAME")
+    head = load_head(run, variant, data)
+    if name is not None:
+        count = min(images, len(head.holdout.labels))
+        cost = estimate_cost(head.head.circuit, count, shots, noise_from=noise_from)
+        screen.print(str(cost), highlight=False)
+        if estimate:
+            return
+        result = score_on_device(
+            head, device_run(name, shots=shots, noise_from=noise_from), count, seed
+        )
+        result = {"backend": backend, "noise_from": noise_from, "shots": shots, **result}
+        screen.print(json.dumps(result, indent=2), markup=False)
+    else:
+        with Meter("measuring") as meter:
+            result = run_noise_study(head, epochs=epochs, seed=seed, progress=meter)
+        screen.print(hardware_table(result), markup=False, soft_wrap=True)
+    if out is not None:
+        from qgraft.training.checkpoint import write_json
+
+        write_json(out / "hardware.json", result)
+        if name is None:
+            write_hardware(out, result)
+    if json_file is not None:
+        write_json_to(json_file, result)
