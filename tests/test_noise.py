@@ -138,13 +138,13 @@ def test_gradients_under_noise_agree_with_parameter_shifts(seed):
 
 @pytest.mark.parametrize(
     "circuit",
-    [surface_circuit(), dressed_circuit(4, 2), qcnn_circuit("su4", n_qubits=4, n_read=2)],
+    [surface_circuit(), dressed_circuit(4, 2), qcnn_circuit("so4", "zx", n_qubits=4, n_read=2)],
     ids=["surface", "dressed", "amplitudes"],
 )
 def test_named_circuits_agree_with_pennylane(circuit):
     found = noisy_probabilities if circuit.probabilities else noisy_expvals
     exact = [t.detach() for t in random_numbers(circuit, torch.float64, batch=2)]
-    # no damping: they add 1e-14 under its root, which a hundred gates multiply
+    # they add 1e-14 under the roots of their channels: a hundred gates make 1e-12 of it
     noise = NoiseModel((Channel("depolarizing", 0.02), Channel("bit-flip", 0.03)), (), (0.01, 0.01))
     wanted = pennylane(circuit, *exact, noise)[bool(circuit.probabilities)]
     for dtype, tolerance in TOLERANCE.items():

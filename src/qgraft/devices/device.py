@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ def fake_backend(name: str) -> Any:
         ConfigError: there is none of this name, or the package is not installed.
     """
     try:
-        from qiskit_ibm_runtime import fake_provider
+        fake_provider = import_module("qiskit_ibm_runtime.fake_provider")
     except ImportError:
         raise ConfigError("fake backends need Qiskit: pip install 'qgraft[qpu]'") from None
     known = [each for each in dir(fake_provider) if each.startswith("Fake")]
@@ -118,10 +119,10 @@ def _simulated(name: str, n_qubits: int) -> Any:
     if backend.num_qubits < n_qubits:
         raise ConfigError(f"{name} has {backend.num_qubits} qubits, the circuit needs {n_qubits}")
     try:
-        from qiskit_aer import AerSimulator
+        aer = import_module("qiskit_aer")
     except ImportError:
         raise ConfigError("its simulation needs Qiskit Aer: pip install 'qgraft[qpu]'") from None
-    return AerSimulator.from_backend(backend)
+    return aer.AerSimulator.from_backend(backend)
 
 
 def device_run(
@@ -196,11 +197,11 @@ def _depth(circuit: Circuit) -> int:
 
 
 def _transpiled(circuit: Circuit, backend: Any) -> tuple[int, int]:
-    from qiskit import qasm3, transpile
-
+    qiskit = import_module("qiskit")
+    qasm3 = import_module("qiskit.qasm3")
     angles = torch.linspace(0.1, 1.0, circuit.n_angles)
     weights = torch.linspace(0.2, 2.9, circuit.n_weights)
     program = qasm3.loads(to_qasm(circuit, angles, weights))
-    ready = transpile(program, backend, optimization_level=3, seed_transpiler=0)
+    ready = qiskit.transpile(program, backend, optimization_level=3, seed_transpiler=0)
     gates = ready.num_nonlocal_gates()
     return ready.depth(lambda step: step.operation.name != "barrier"), gates
