@@ -3,11 +3,12 @@
 import contextlib
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from qgraft.data.cifar import read_pair
+from qgraft.data.cifar import read_pair, through_jpeg
 from qgraft.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(0)
@@ -99,6 +100,27 @@ def test_an_array_header_may_not_promise_more_than_the_file(folder):
         liar.writestr("images.npy", header.getvalue() + bytes(100))
     with pytest.raises(DataError, match="damaged or no archive"):
         read_pair(folder, "dogs-cats")
+
+
+def test_jpeg_leaves_marks_but_nothing_else(folder):
+    images = read_pair(folder, "dogs-cats").training
+    smooth = replace(images, images=np.full_like(images.images, 77))
+    assert np.abs(through_jpeg(smooth).images.astype(int) - 77).max() <= 1
+    marked = through_jpeg(images)
+    assert not np.array_equal(marked.images, images.images)
+    assert marked.names == images.names
+
+
+@pytest.mark.real_data
+def test_jpeg_training_images_come_close_to_the_test_images(real_data):
+    first = np.load(real_data / "cifar10" / "test_first1000_lossless.npz", allow_pickle=False)
+    labels, pixels = first["labels"], first["images"]
+    cats = pixels[labels == 3]
+    pair = read_pair(real_data / "cifar10", "dogs-cats")
+    n = len(cats)
+    theirs = pair.test.images[pair.test.labels == 1][:n].astype(int)
+    ours = through_jpeg(replace(pair.test.subset(range(n)), images=cats)).images
+    assert np.abs(ours - theirs).mean() < 1.0 < np.abs(cats - theirs).mean()
 
 
 @pytest.mark.real_data

@@ -15,6 +15,7 @@ from qgraft.data.idx import Digits
 from qgraft.data.imageset import ImageSet
 from qgraft.data.splits import clean_splits
 from qgraft.errors import ConfigError, DataError, RunError
+from qgraft.evaluation.statistics import Interval
 from qgraft.reports.distill import read_distill, sentences, write_distill_report
 from qgraft.seeds import numpy_rng
 from qgraft.studies.distill import check_settings, run_distill
@@ -23,7 +24,7 @@ from qgraft.studies.distill_published import (
     published_student,
     published_teacher,
 )
-from qgraft.studies.distill_rows import half_width
+from qgraft.studies.distill_rows import _possible, half_width
 from qgraft.studies.distill_students import STUDENTS, build_student, student
 from qgraft.studies.distill_tasks import _digit_task, digit_tasks, image_task
 from qgraft.studies.run import open_run
@@ -245,6 +246,12 @@ def test_a_cell_of_another_size_is_refused(finished, tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(RunError, match="not those of 3 students"):
         run(folder, seeds=3, teachers=("lenet", "uniform"))
+
+
+def test_intervals_end_where_accuracies_do():
+    interval = _possible(Interval(0.1, -2.0, 3.3), np.array([0.8, 1.0]))
+    assert interval == pytest.approx((0.1, -0.9, 0.1))
+    assert _possible(Interval(0.1, 0.0, 0.05), np.array([0.5])) == (0.1, 0.0, 0.05)
 
 
 def test_published_values():

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from qgraft.cli import app
 from qgraft.config import ImagePairConfig
-from qgraft.data.crops import centre_crop, load_crops
+from qgraft.data.crops import centre_crop, load_views
 from qgraft.errors import DataError, WeightsError
 from qgraft.studies import image_pairs
 from qgraft.studies.image_pairs import (
@@ -18,12 +18,13 @@ from qgraft.studies.image_pairs import (
     contestants_for,
     depth_scores,
     run_image_pairs,
+    selected,
+    simplest_good,
     smaller,
-    standardised,
 )
 from qgraft.studies.run import open_run
 from qgraft.training.loop import Samples
-from qgraft.trunks.photographs import MirrorMean, PhotographTrunk, photograph_trunk
+from qgraft.trunks.photographs import MirrorMean, PhotographTrunk, ViewMean, photograph_trunk
 
 RNG = np.random.default_rng(0)
 
@@ -74,10 +75,10 @@ def test_a_crop_is_the_centre_of_the_resized_picture():
     assert crop[:, 29:].min() == 255
 
 
-def test_crops_keep_the_parts_of_the_folder(insects):
-    loaded = load_crops(insects, 32)
+def test_views_keep_the_parts_of_the_folder(insects):
+    loaded = load_views(insects, 32)
     assert loaded.split is not None
-    assert loaded.images.images.shape == (40, 32, 32, 3)
+    assert loaded.images.images.shape == (40, 32, 64, 3)
     assert loaded.images.class_names == ("ants", "bees")
     assert sorted(loaded.split) == 28 * ["train"] + 12 * ["val"]
 
@@ -115,12 +116,22 @@ def test_depths_are_chosen_without_looking_at_test_images():
     assert depth_scores(trunk, changed, np.arange(48), seed=0) == scores
 
 
+def test_fewer_features_win_unless_they_are_clearly_worse():
+    trunk = PhotographTrunk(Colours(), {"a": 10, "b": 40})
+    scores = {("a",): 0.93, ("b",): 0.958, ("a", "b"): 0.96}
+    assert simplest_good(scores, trunk, 240) == ("b",)  # one standard error is 0.0126
+    assert simplest_good(scores, trunk, 20) == ("a",)
+    assert simplest_good(scores, trunk, 10**6) == ("a", "b")
+
+
 def test_features_are_standardised_by_training_images():
     samples = Samples(torch.rand(20, 4) * 7 + 3, torch.arange(20) % 2)
-    ours = standardised(samples, torch.tensor([1, 3]), np.arange(12)).inputs
+    ours = selected(samples, torch.tensor([1, 3]), np.arange(12), True).inputs
     assert ours.shape == (20, 2)
     torch.testing.assert_close(ours[:12].mean(0), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(ours[:12].std(0), torch.ones(2))
+    plain = selected(samples, torch.tensor([1, 3]), np.arange(12), False).inputs
+    assert torch.equal(plain, samples.inputs[:, [1, 3]])
 
 
 @pytest.mark.usefixtures("small_trunk")
@@ -141,10 +152,12 @@ def test_a_smaller_task_has_both_classes(insects):
     assert set(task.training.labels) == {0, 1}
 
 
-def test_columns_of_depths_and_the_mean_over_mirror_images():
+def test_columns_of_depths_and_means_over_views():
     trunk = PhotographTrunk(Colours(), {"a": 2, "b": 3, "c": 1})
     assert trunk.columns(("a", "c")).tolist() == [0, 1, 5]
     images = torch.rand(2, 3, 4, 4)
+    pair = torch.cat([images, images + 1], -1)
+    torch.testing.assert_close(ViewMean(nn.Flatten())(pair), images.flatten(1) + 0.5)
     mean = MirrorMean(nn.Flatten())
     torch.testing.assert_close(mean(images), mean(images.flip(-1)))
 
@@ -175,4 +188,4 @@ def test_the_public_pictures(real_data):
     task = ants_and_bees(real_data / "hymenoptera")
     assert (len(task.training), len(task.tests["validation"])) == (244, 153)
     pairs = cifar_tasks(real_data / "cifar10")
-    assert [len(pair.training) for pair in pairs] == [7959, 7972]
+    assert [len(pair.training) for pair in pairs] == [7959, 7959, 7972, 7972]

@@ -199,6 +199,7 @@ class ImagePairConfig(BaseModel):
     weights: str | None = None
     side: Annotated[int, Field(ge=32, le=512)] = 224
     mirror: bool = False
+    standardise: bool = False
     heads: tuple[
         Literal["dressed", "linear", "dense-4", "dense-512", "no-circuit", "matched-sine"], ...
     ] = Field(

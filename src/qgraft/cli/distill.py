@@ -50,6 +50,10 @@ LastTemperature = Annotated[
 Schedule = Annotated[
     Literal["constant", "linear", "cosine"], typer.Option(help="How the temperature moves.")
 ]
+Form = Annotated[
+    Literal["weighted", "published"],
+    typer.Option(help="Weight of the labels: 1 - alpha, or 1 as published."),
+]
 Attention = Annotated[float, typer.Option(help="Weight of matching attention maps.")]
 Relations = Annotated[float, typer.Option(help="Weight of matching relations in a batch.")]
 TeacherEpochs = Annotated[int, typer.Option(help="Epochs of a teacher.")]
@@ -97,6 +101,7 @@ def reproduce_distill(
     temperature: Temperature = 3.0,
     last_temperature: LastTemperature = None,
     schedule: Schedule = "constant",
+    form: Form = "weighted",
     attention: Attention = 0.0,
     relations: Relations = 0.0,
     teacher_epochs: TeacherEpochs = 10,
@@ -132,6 +137,7 @@ def reproduce_distill(
         "temperature": temperature,
         "last_temperature": last_temperature,
         "schedule": schedule,
+        "form": form,
         "attention": attention,
         "relations": relations,
         "seed": seed,
@@ -182,6 +188,7 @@ def distill(
     temperature: Temperature = 3.0,
     last_temperature: LastTemperature = None,
     schedule: Schedule = "constant",
+    form: Form = "weighted",
     attention: Attention = 0.0,
     relations: Relations = 0.0,
     teacher_epochs: TeacherEpochs = 10,
@@ -212,6 +219,7 @@ def distill(
         "temperature": temperature,
         "last_temperature": last_temperature,
         "schedule": schedule,
+        "form": form,
         "attention": attention,
         "relations": relations,
         "teacher_epochs": teacher_epochs,

@@ -90,6 +90,9 @@ def cifar(
     weights: WeightsOption = None,
     side: SideOption = 96,
     mirror: MirrorOption = False,
+    jpeg: Annotated[
+        bool, typer.Option(help="Also the test images that carry the marks of JPEG.")
+    ] = True,
     seeds: SeedsOption = 5,
     seed: SeedOption = 0,
     quick: QuickOption = False,
@@ -101,7 +104,8 @@ def cifar(
     from qgraft.studies.image_pairs import cifar_tasks
 
     settings = _settings("cifar", data, trunk, weights, side, mirror, seeds, seed)
-    _run_images(settings, lambda: cifar_tasks(data), quick, out, resume, json_file)
+    settings["standardise"] = True
+    _run_images(settings, lambda: cifar_tasks(data, jpeg=jpeg), quick, out, resume, json_file)
 
 
 @reproduce.command("photonic-qc", epilog="Example: qgraft reproduce photonic-qc --keep 15,25")

@@ -7,9 +7,11 @@ directory and the array headers before anything is unpacked; nothing is unpickle
 
 from __future__ import annotations
 
+import io
 import lzma
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from qgraft.errors import ConfigError, DataError
 SIDE = 32
 MAX_IMAGES = 60_000
 HEADER_BYTES = 4096
+JPEG_QUALITY = 75  # what comes close to the test images
 HELD_OUT_FROM = 40_000  # original places of the last training batch
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PAIRS = {"dogs-cats": (5, 3), "planes-cars": (0, 1)}  # label 0 first
@@ -62,6 +65,18 @@ def read_pair(folder: Path, pair: str) -> CifarPair:
     images, labels, places = _read(folder / f"test_{words}_from_jpeg.npz", numbers)
     order = np.arange(len(labels)) if places is None else places
     return CifarPair(training, held_out, _image_set(images, labels, numbers, "test", order))
+
+
+def through_jpeg(images: ImageSet, *, quality: int = JPEG_QUALITY) -> ImageSet:
+    """Return the images as they come back from JPEG: the marks that the test images carry."""
+    from PIL import Image
+
+    def squeezed(pixels: np.ndarray) -> np.ndarray:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+        return np.asarray(Image.open(buffer))
+
+    return replace(images, images=np.stack([squeezed(pixels) for pixels in images.images]))
 
 
 def _image_set(

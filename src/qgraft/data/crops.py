@@ -1,4 +1,4 @@
-"""Photographs of things as ImageNet networks take them: short side resized, centre cut out."""
+"""Photographs of things as ImageNet networks take them: the centre cut out, or squeezed whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from qgraft.data.folders import LoadedImages, image_set, list_images
-from qgraft.data.images import read_image
+from qgraft.data.images import read_image, resize
 
 SHORT_SIDE = 256 / 224  # of the side of the crop, as torchvision's presets have it
 
@@ -23,13 +23,20 @@ def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
     return resized[top : top + side, left : left + side]
 
 
-def load_crops(root: Path, side: int) -> LoadedImages:
-    """Load the centre of every labelled image at `root` in colour, see `folders.load_images`.
+def load_views(root: Path, side: int) -> LoadedImages:
+    """Load every labelled image at `root` in colour as two squares side by side.
+
+    The left one is the centre, the right one the whole picture, squeezed: `(n, side, 2 side, 3)`.
 
     Raises:
         DataError: the layout or a file is wrong.
     """
     folder, entries, findings = list_images(root)
-    crops = [centre_crop(read_image(folder / e.name, channels=3), side) for e in entries]
+
+    def views(name: str) -> np.ndarray:
+        image = read_image(folder / name, channels=3)
+        return np.concatenate([centre_crop(image, side), resize(image, side)], axis=1)
+
+    images = np.stack([views(entry.name) for entry in entries])
     split = tuple(entry.split for entry in entries if entry.split)
-    return LoadedImages(image_set(np.stack(crops), entries, None, findings), split or None)
+    return LoadedImages(image_set(images, entries, None, findings), split or None)

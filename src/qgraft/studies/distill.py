@@ -41,7 +41,7 @@ from qgraft.training.checkpoint import write_json
 from qgraft.trunks.lenet import DIGIT_NETWORKS
 from qgraft.trunks.registry import TRUNKS
 
-STUDENT_COST = 4.0  # of a training image, in images of LeNet in large batches
+SMALL_BATCH = 16
 
 
 def run_distill(run: Run, tasks: Sequence[DistillTask], config: DistillConfig) -> dict[str, Any]:
@@ -148,7 +148,8 @@ def _cells(
             scores = train_cell(
                 which, task, _file_name(name), teacher.taught if teacher else None, config,
                 folder=run.folder / "heads", like=like,
-                on_epoch=partial(_advance, run, task, which, name),
+                on_epoch=partial(_advance, run, task, config.batch_size,
+                                 f"{which.name} taught by {name}"),
             )  # fmt: skip
             cells.append(Cell(task, which, name, scores, like is not None))
     return cells
@@ -160,10 +161,15 @@ def _file_name(teacher: str) -> str:
 
 
 def _advance(
-    run: Run, task: DistillTask, which: Student, teacher: str, done: float, accuracy: float
+    run: Run, task: DistillTask, batch_size: int, who: str, done: float, accuracy: float
 ) -> None:
-    note = f"{which.name} taught by {teacher} on {task.name}, accuracy {100 * accuracy:.1f} %"
-    run.advance(done * STUDENT_COST * len(task.training.labels), note)
+    note = f"{who} on {task.name}, accuracy {100 * accuracy:.1f} %"
+    run.advance(done * _student_work(task, batch_size), note)
+
+
+def _student_work(task: DistillTask, batch_size: int) -> float:
+    """Return the work of one epoch of one student, in images a LeNet learns from."""
+    return (4.0 if batch_size <= SMALL_BATCH else 0.5) * len(task.training.labels)
 
 
 def _work(plans: list[Any], config: DistillConfig) -> float:
@@ -176,8 +182,7 @@ def _work(plans: list[Any], config: DistillConfig) -> float:
             total += config.teacher_epochs * sum(teacher_work(name, task) for name in trained)
         n_cells = len(students) * (1 + len(config.teachers))
         n_cells += sum(like is None for _, like in students) * config.controls
-        work = config.seeds * config.epochs * STUDENT_COST * len(task.training.labels)
-        total += n_cells * work
+        total += n_cells * config.seeds * config.epochs * _student_work(task, config.batch_size)
     return total
 
 

@@ -57,7 +57,7 @@ def _row(cell: Cell, plain: Scores, config: DistillConfig) -> dict[str, Any]:
     }
     if cell.teacher != NOBODY:
         gains = values - plain.accuracies
-        interval = bootstrap_mean(gains)
+        interval = _possible(bootstrap_mean(gains), plain.accuracies)
         row["gain_mean"] = _rounded(interval.mean)
         if len(values) > 1:
             row["gain_low"], row["gain_high"] = _rounded(interval.low), _rounded(interval.high)
@@ -73,6 +73,15 @@ def _row(cell: Cell, plain: Scores, config: DistillConfig) -> dict[str, Any]:
         "params": cell.scores.n_params,
         "is_control": cell.is_control,
     }
+
+
+def _possible(interval: Interval, plain: np.ndarray) -> Interval:
+    """Cut an interval of a gain to what is possible: accuracies end at 0 and 1.
+
+    Where most seeds agree and a few fail, the studentised bootstrap can reach far beyond.
+    """
+    low, high = -float(plain.mean()), 1 - float(plain.mean())
+    return Interval(interval.mean, max(interval.low, low), min(interval.high, high))
 
 
 def _published_images(cell: Cell) -> int:
@@ -126,7 +135,8 @@ def gains_by_dataset(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         gains = np.stack(
             [c.scores.accuracies - plain[c.task.name, c.student].accuracies for c in taught]
         )
-        interval = bootstrap_mean(gains.mean(axis=0))
+        before = [plain[c.task.name, c.student].accuracies for c in taught]
+        interval = _possible(bootstrap_mean(gains.mean(axis=0)), np.mean(before, axis=0))
         many = gains.shape[1] > 1
         found.append(
             {

@@ -36,7 +36,10 @@ from qgraft.trunks.registry import TRUNKS, build_trunk
 RATE, BATCH = 1e-3, 128  # published
 ENSEMBLES = {"ensemble": "logits", "ensemble-probabilities": "probabilities"}
 UNIFORM = "uniform"
-COST = {"lenet": 1.0, "alexnet": 200.0}  # of a training image, in images of LeNet
+COST = {  # of a training image, in images of LeNet
+    "alexnet": 200.0,
+    **{name: 60.0 * trunk.image_cost for name, trunk in TRUNKS.items()},
+}
 FILES = (".npz", ".safetensors")
 
 

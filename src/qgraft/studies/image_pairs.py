@@ -21,8 +21,8 @@ from torch import nn
 
 from qgraft.circuits.ansatz import dressed_circuit
 from qgraft.config import ImagePairConfig
-from qgraft.data.cifar import PAIRS, read_pair
-from qgraft.data.crops import load_crops
+from qgraft.data.cifar import PAIRS, read_pair, through_jpeg
+from qgraft.data.crops import load_views
 from qgraft.data.imageset import ImageSet
 from qgraft.errors import DataError
 from qgraft.heads.registry import build_head
@@ -68,7 +68,7 @@ def ants_and_bees(folder: Path, *, side: int = 224) -> Task:
     Raises:
         DataError: the folder has no such parts, or images are unreadable.
     """
-    loaded = load_crops(folder, side)
+    loaded = load_views(folder, side)
     split = np.array(loaded.split or ())
     if set(split) != {"train", "val"}:
         raise DataError(f"{folder} must hold train/ and val/, each with a folder per class")
@@ -84,32 +84,44 @@ def ants_and_bees(folder: Path, *, side: int = 224) -> Task:
         (
             "The published value is the best epoch on the validation images with a complete "
             "ResNet18; ours is the last epoch, the best one is given beside it.",
+            "Each picture is seen twice, its centre (as published) and squeezed as a whole, and "
+            "the features are averaged.",
         ),
     )
 
 
-def cifar_pair(folder: Path, pair: str) -> Task:
-    """Read a pair of CIFAR-10 classes, see `data.cifar`."""
-    data = read_pair(folder, pair)
-    is_dogs = pair == "dogs-cats"
-    return Task(
-        pair,
-        data.training,
-        {"test (JPEG)": data.test, "held out (lossless)": data.held_out},
-        5 if is_dogs else 4,
-        Recipe(3, 0.001, 8) if is_dogs else Recipe(3, 0.0007, 8, drops=(2,)),
-        {"dressed": 0.8270 if is_dogs else 0.9605},
-        (
-            f"{pair}: heads learn from the {len(data.training):,} images of the first four "
-            "training batches, 10,000 in the source. Test images went through JPEG, training "
-            "images did not; the last training batch is held out as a lossless test set.",
-        ),
-    )
+def cifar_tasks(folder: Path, *, jpeg: bool = True) -> list[Task]:
+    """Read all pairs of CIFAR-10, see `data.cifar`; each is tested on pixels of two kinds.
 
-
-def cifar_tasks(folder: Path) -> list[Task]:
-    """Read all pairs."""
-    return [cifar_pair(folder, pair) for pair in PAIRS]
+    Lossless images against the last training batch, which is held out, and, with `jpeg`, images
+    that went through JPEG against the published test images, which did.
+    """
+    tasks = []
+    for pair in PAIRS:
+        data = read_pair(folder, pair)
+        is_dogs = pair == "dogs-cats"
+        lossless = Task(
+            pair,
+            data.training,
+            {"held out": data.held_out},
+            5 if is_dogs else 4,
+            Recipe(3, 0.001, 8) if is_dogs else Recipe(3, 0.0007, 8, drops=(2,)),
+            {"dressed": 0.8270 if is_dogs else 0.9605},
+            (
+                f"{pair}: heads learn from the {len(data.training):,} images of the first four "
+                f"training batches (10,000 in the source) and are tested on {len(data.held_out):,} "
+                "of the last one.",
+            ),
+        )
+        tasks.append(lossless)
+        if jpeg:
+            note = (
+                f"{pair}-jpeg: the published {len(data.test):,} test images, here only as they "
+                "came back from JPEG; training images went through JPEG of quality 75 to match."
+            )
+            squeezed = replace(lossless, name=f"{pair}-jpeg", training=through_jpeg(data.training))
+            tasks.append(replace(squeezed, tests={"test": data.test}, notes=(note,)))
+    return tasks
 
 
 def smaller(task: Task, n_training: int, n_test: int) -> Task:
@@ -132,10 +144,11 @@ def run_image_pairs(run: Run, tasks: list[Task], config: ImagePairConfig) -> dic
     for task in tasks:
         samples, training, tests = _samples(run, task, trunk)
         depths = _chosen_depths(run, task, trunk, samples, training, config)
-        samples = standardised(samples, trunk.columns(depths), training)
+        samples = selected(samples, trunk.columns(depths), training, config.standardise)
         n_features = samples.inputs.shape[1]
-        notes += [f"{task.name}: read {', '.join(depths)}: {n_features:,} features, chosen by "
-                  f"{FOLDS}-fold cross-validation on training images.", *task.notes]  # fmt: skip
+        notes += [f"{task.name}: read {', '.join(depths)}: {n_features:,} features, the fewest "
+                  "within one standard error of the best choice in cross-validation on training "
+                  "images.", *task.notes]  # fmt: skip
         watch = next(iter(tests)) if config.watch else None
         for contestant in contestants_for(task, n_features, config):
             with run.timed("heads"):
@@ -188,7 +201,8 @@ def _samples(
     with run.timed("features"):
         for name, images in parts.items():
             pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous()
-            features.append(cached_features(trunk.network, pixels, images.digest()))
+            network = trunk.for_images(pixels)
+            features.append(cached_features(network, pixels, images.digest()))
             labels.append(torch.from_numpy(images.labels))
             places[name] = np.arange(start, start + len(images))
             start += len(images)
@@ -198,11 +212,14 @@ def _samples(
     return samples, training, places
 
 
-def standardised(samples: Samples, columns: torch.Tensor, training: np.ndarray) -> Samples:
-    """Return the features in `columns` with the mean 0 and spread 1 of the training samples."""
+def selected(
+    samples: Samples, columns: torch.Tensor, training: np.ndarray, standardise: bool
+) -> Samples:
+    """Return the features in `columns`, if asked with mean 0 and spread 1 on training samples."""
     inputs = samples.inputs[:, columns]
-    known = inputs[training]
-    inputs = (inputs - known.mean(0)) / known.std(0).clamp_min(1e-6)
+    if standardise:
+        known = inputs[training]
+        inputs = (inputs - known.mean(0)) / known.std(0).clamp_min(1e-6)
     return Samples(inputs.contiguous(), samples.labels)
 
 
@@ -214,13 +231,30 @@ def _chosen_depths(
     training: np.ndarray,
     config: ImagePairConfig,
 ) -> tuple[str, ...]:
-    """Return the depths whose features a logistic regression does best on, by cross-validation."""
+    """Return the depths to read, chosen on training images."""
     path = run.folder / "heads" / f"depths-{task.name}.json"
     if not path.exists():
-        scores = depth_scores(trunk, samples, training, seed=config.seed)
-        write_json(path, {" + ".join(depths): score for depths, score in scores.items()})
-    best: dict[str, float] = read_json(path)
-    return tuple(max(best, key=lambda name: best[name]).split(" + "))
+        found = depth_scores(trunk, samples, training, seed=config.seed)
+        write_json(path, {" + ".join(depths): score for depths, score in found.items()})
+    stored: dict[str, float] = read_json(path)
+    scores = {tuple(name.split(" + ")): score for name, score in stored.items()}
+    return simplest_good(scores, trunk, min(CHOSEN_ON, len(training)))
+
+
+def simplest_good(
+    scores: dict[tuple[str, ...], float], trunk: PhotographTrunk, n: int
+) -> tuple[str, ...]:
+    """Return the choice of fewest features within one standard error of the best score.
+
+    Args:
+        scores: cross-validated accuracies.
+        trunk: tells how many features a choice has.
+        n: samples the accuracies were measured on.
+    """
+    best = max(scores.values())
+    floor = best - (best * (1 - best) / n) ** 0.5
+    good = [depths for depths, score in scores.items() if score >= floor]
+    return min(good, key=lambda depths: (len(trunk.columns(depths)), -scores[depths]))
 
 
 def depth_scores(

@@ -16,7 +16,7 @@ from qgraft.trunks.npz_weights import find_weights, load_npz
 from qgraft.trunks.pretrained import Resize
 from qgraft.trunks.registry import TRUNKS
 from qgraft.trunks.resnet import WIDTHS as STAGE_WIDTHS
-from qgraft.trunks.resnet import ResNet18
+from qgraft.trunks.resnet import ResNet18, load_torchvision
 
 MOBILENET_DEPTHS = (13, 16, 17, 18)
 RESNET_STAGES = (1, 2, 3)
@@ -32,6 +32,11 @@ class PhotographTrunk(NamedTuple):
 
     network: nn.Module
     widths: dict[str, int]
+
+    def for_images(self, images: Tensor) -> nn.Module:
+        """Return the network for images `(n, c, h, k h)`: with k views it is the mean over them."""
+        is_square = images.shape[-1] == images.shape[-2]
+        return self.network if is_square else ViewMean(self.network).eval()
 
     def columns(self, depths: tuple[str, ...]) -> Tensor:
         """Return the places of the features of some depths."""
@@ -55,12 +60,26 @@ class MirrorMean(nn.Module):
         return (self.network(images) + self.network(images.flip(-1))) / 2
 
 
+class ViewMean(nn.Module):
+    """A network whose outputs for square views side by side are averaged."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `(n, c, h, k h)` to features `(n, n_features)`."""
+        views = images.split(images.shape[-2], dim=-1)
+        return torch.stack([self.network(view) for view in views]).mean(0)
+
+
 def photograph_trunk(name: str, weights: str | None, *, side: int, mirror: bool) -> PhotographTrunk:
     """Build `mobilenetv2` or `resnet18` with its weights, frozen and in evaluation mode.
 
     Args:
         name: a network of `trunks.registry` that is pretrained.
-        weights: its file or a folder that holds it; by default `$QGRAFT_DATA/weights`.
+        weights: its file or a folder that holds it; by default `$QGRAFT_DATA/weights`. A
+            safetensors file holds torchvision's whole `resnet18` (see `qgraft convert`).
         side: images are resized to this side.
         mirror: average over the image and its mirror image.
 
@@ -74,9 +93,14 @@ def photograph_trunk(name: str, weights: str | None, *, side: int, mirror: bool)
         load_npz(network, path, what=known.title)
         widths = {f"layer {depth}": WIDTHS[depth] for depth in MOBILENET_DEPTHS}
     else:
-        network = ResNet18(RESNET_STAGES)
-        load_npz(network, path, what=known.title)
-        widths = {f"stage {stage}": STAGE_WIDTHS[stage] for stage in RESNET_STAGES}
+        is_whole = path.suffix == ".safetensors"
+        stages = (*RESNET_STAGES, 4) if is_whole else RESNET_STAGES
+        network = ResNet18(stages)
+        if is_whole:
+            load_torchvision(network, path)
+        else:
+            load_npz(network, path, what=known.title)
+        widths = {f"stage {stage}": STAGE_WIDTHS[stage] for stage in stages}
     network = MirrorMean(network) if mirror else network
     network = nn.Sequential(Resize(side), network).requires_grad_(False).eval()
     return PhotographTrunk(network, widths)

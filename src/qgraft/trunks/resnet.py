@@ -1,4 +1,4 @@
-"""ResNet18 (He et al., CVPR 2016) up to its third stage, batch norm folded in.
+"""ResNet18 (He et al., CVPR 2016) without its classifier, batch norm folded in.
 
 Names of the layers are torchvision's (`layer2.0.downsample.0`). The maps of the third stage see 99
 pixels of the image each, which is enough for textures; later layers know things, not surfaces.
@@ -7,14 +7,17 @@ pixels of the image each, which is enough for textures; later layers know things
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qgraft.errors import ModelError
+from qgraft.errors import ModelError, WeightsError
+from qgraft.training.checkpoint import load_tensors
 
-WIDTHS = {1: 64, 2: 128, 3: 256}  # channels of every stage
+WIDTHS = {1: 64, 2: 128, 3: 256, 4: 512}  # channels of every stage
+NORM_EPS = 1e-5  # of torchvision's batch norm
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in 0..1
 
 
@@ -38,7 +41,7 @@ class ResNet18(nn.Module):
     """Channel means after several stages of ResNet18, side by side; later stages are dropped.
 
     Args:
-        stages: numbers of the stages whose maps are averaged, 1 to 3.
+        stages: numbers of the stages whose maps are averaged, 1 to 4.
 
     Raises:
         ModelError: no such stage.
@@ -50,7 +53,7 @@ class ResNet18(nn.Module):
     def __init__(self, stages: Sequence[int] = (1, 2, 3)) -> None:
         super().__init__()
         if not stages or len(set(stages)) < len(stages) or set(stages) - set(WIDTHS):
-            raise ModelError(f"stages {tuple(stages)}: give different stages from 1 to 3")
+            raise ModelError(f"stages {tuple(stages)}: give different stages from 1 to 4")
         self.stages = tuple(sorted(stages))
         self.n_features = sum(WIDTHS[stage] for stage in stages)
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3)
@@ -77,3 +80,38 @@ class ResNet18(nn.Module):
     def extra_repr(self) -> str:
         """Describe what no weight tells."""
         return f"stages={self.stages}"
+
+
+def load_torchvision(model: ResNet18, path: Path) -> None:
+    """Put torchvision's `resnet18` weights, a safetensors file, into `model`; batch norm is folded.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or not of this network.
+    """
+    tensors = load_tensors(path, foreign=True)
+    folded = {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        norm = name[:-1] + "1" if "downsample" in name else name.replace("conv", "bn")
+        try:
+            weight = tensors[f"{name}.weight"].float()
+            gain, shift, mean, spread = (
+                tensors[f"{norm}.{part}"].float()
+                for part in ("weight", "bias", "running_mean", "running_var")
+            )
+        except KeyError as error:
+            raise WeightsError(f"{path} holds no {error}; is it torchvision's resnet18?") from None
+        if weight.shape != layer.weight.shape or {
+            *map(tuple, (gain.shape, shift.shape, mean.shape, spread.shape))
+        } != {(len(weight),)}:
+            raise WeightsError(
+                f"{path} holds {name} of shape {tuple(weight.shape)}; is it resnet18?"
+            )
+        factor = gain / (spread + NORM_EPS).sqrt()
+        folded[f"{name}.weight"] = weight * factor[:, None, None, None]
+        folded[f"{name}.bias"] = shift - mean * factor
+    broken = [name for name, tensor in folded.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{path} holds values that are not finite in {broken[0]!r}")
+    model.load_state_dict(folded, strict=False)
