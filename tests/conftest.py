@@ -8,6 +8,7 @@ import pytest
 
 # Several test processes share the cores; threads inside each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("QGRAFT_JOBS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ from qgraft.studies import classical, lock, two_stage
 from qgraft.studies.hybrid import Hybrid, train_hybrid
 from qgraft.studies.run import SUMS_FILE, keep_data, open_run, remove_run
 from qgraft.studies.two_stage import Plan, run_two_stage
-from qgraft.training import checkpoint, loop
+from qgraft.training import checkpoint, kept
 from qgraft.training.checkpoint import (
     DamagedError,
     RecoveryWarning,
@@ -47,7 +47,8 @@ from qgraft.training.checkpoint import (
     save_tensors,
     write_json,
 )
-from qgraft.training.loop import Recipe, Samples, finished_epochs, load_trained, train
+from qgraft.training.kept import finished_epochs, load_trained
+from qgraft.training.loop import Recipe, Samples, train
 from qgraft.training.stopping import Stopped, stop_on_signals
 
 NIGHTLY = bool(os.environ.get("QGRAFT_NIGHTLY"))
@@ -216,7 +217,7 @@ PROTOCOLS = {
 
 def be_quick_and_eager(setattr_):
     """Store after every step, and let the study train networks that take no time."""
-    setattr_(loop, "STORE_EVERY_S", 0.0)
+    setattr_(kept, "STORE_EVERY_S", 0.0)
     setattr_(classical, "build_trunk", tiny_network)
     setattr_(two_stage, "spectrum_control", lambda *a, **k: None)
     setattr_(two_stage, "audit_images", lambda *a, **k: None)
@@ -253,7 +254,7 @@ def outcome_of_strays(state, protocol):
 
 def rest_easy(monkeypatch):
     """A resume need not be eager, nor wait for a disk that nobody will unplug."""
-    monkeypatch.setattr(loop, "STORE_EVERY_S", 10.0)
+    monkeypatch.setattr(kept, "STORE_EVERY_S", 10.0)
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
@@ -315,7 +316,7 @@ def two_checkpoints(tmp_path_factory):
 
     file = folder / "one.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "STORE_EVERY_S", 0.0)
+        patch.setattr(kept, "STORE_EVERY_S", 0.0)
         with pytest.raises(KeyboardInterrupt):
             train(small_cnn(), PICTURES, PICTURES, RECIPE, seed=4, checkpoint=file, on_epoch=stop)
     return folder
@@ -415,7 +416,7 @@ def signalling(model, at, number, *, times=1):
         calls.append(module.training)
         if len(calls) == at:
             for _ in range(times):
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)  # os.kill might reach another thread, and later
 
     model[0].register_forward_hook(hook)
     return calls

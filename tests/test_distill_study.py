@@ -28,6 +28,7 @@ from qgraft.studies.distill_rows import _possible, half_width
 from qgraft.studies.distill_students import STUDENTS, build_student, student
 from qgraft.studies.distill_tasks import _digit_task, digit_tasks, image_task
 from qgraft.studies.run import open_run
+from qgraft.training.distillation import UNLABELLED
 
 
 def digits(name, n, classes=6):
@@ -40,8 +41,9 @@ def digits(name, n, classes=6):
     return Digits(pixels, labels.astype(np.int64))
 
 
-def task(protocol: Any = "clean", per_class: Any = 6):
-    return _digit_task("made-up", "6", digits("a", 90), digits("b", 60), protocol, per_class)
+def task(protocol: Any = "clean", per_class: Any = 6, unlabelled=0):
+    training, test = digits("a", 90), digits("b", 60)
+    return _digit_task("made-up", "6", training, test, protocol, per_class, unlabelled)
 
 
 SMALL = {
@@ -162,6 +164,41 @@ def test_parts_do_not_overlap():
         task(per_class=15)
 
 
+def test_unlabelled_images_join_without_their_labels():
+    made, plain = task(unlabelled=20), task()
+    assert made.training.labels.tolist() == [*plain.training.labels.tolist(), *[UNLABELLED] * 20]
+    pixels = [image.numpy().tobytes() for image in made.training.inputs]
+    assert len(set(pixels)) == 56
+    assert not set(pixels) & {image.numpy().tobytes() for image in made.validation.inputs}
+    assert made.described()["unlabelled"] == 20
+    places = [pixels.index(image.numpy().tobytes()) for image in made.labels_only.inputs]
+    assert places == [*range(36), *range(20)]  # the labelled again, as many steps
+    assert torch.equal(made.labels_only.labels, made.training.labels[places])
+    assert plain.labels_only is plain.training
+    with pytest.raises(DataError, match=r"43 unlabelled .* only 42 training images .* --per-class"):
+        task(unlabelled=43)
+
+
+def test_hidden_labels_change_nothing():
+    training, test = digits("a", 90), digits("b", 60)
+    made = _digit_task("made-up", "6", training, test, "clean", 6, 20)
+    other = training.labels.copy()
+    other[48:] = numpy_rng(1, "other").permutation(other[48:])  # after labelled and validation
+    again = _digit_task("made-up", "6", Digits(training.images, other), test, "clean", 6, 20)
+    assert torch.equal(made.training.inputs, again.training.inputs)
+    assert torch.equal(made.training.labels, again.training.labels)
+
+
+def test_a_teacher_speaks_about_unlabelled_images(finished, tmp_path):
+    settings = {"trunks": str(finished / "trunks"), "unlabelled": 12, "students": ("classical",)}
+    made = task(unlabelled=12)
+    result = run(tmp_path / "r", tasks=[made], batch_size=12, **settings)
+    assert [row["teacher"] for row in result["rows"]] == ["none", "lenet"]
+    assert any("12 further training images" in note for note in result["notes"])
+    alone = run(tmp_path / "s", tasks=[made], batch_size=12, seeds=1, **settings)
+    assert alone["rows"][1]["accuracies"][0] == result["rows"][1]["accuracies"][0]
+
+
 def test_circuits_teach_circuits_and_classical_networks(tmp_path):
     for students in (("v2-fc-angle",), ("classical",), ("matched",)):
         result = run(
@@ -208,6 +245,11 @@ def test_a_trunk_teaches_a_head_on_its_features(tmp_path):
     result = run(tmp_path / "r", tasks=[made], **settings)
     assert result["rows"][1]["params"] == 8192 * 5 + 5 + 45 + 12
     assert result["teachers"][0]["params"] == 1_125_842
+    splits = clean_splits(images, n_folds=2, seed=0)
+    few = image_task(images, splits, name="parts", per_class=4, unlabelled=3)
+    assert few.training.labels.tolist().count(UNLABELLED) == 3
+    assert len(few.training.labels) == 11
+    assert torch.equal(few.teaching.inputs, made.teaching.inputs)
     with pytest.raises(ConfigError, match="heads take the features of one network"):
         run(tmp_path / "s", tasks=[made], **{**settings, "students": ("dressed", "classical")})
 

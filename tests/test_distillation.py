@@ -31,6 +31,7 @@ from qgraft.heads.product_student import (
 )
 from qgraft.simulate import statevector
 from qgraft.training.distillation import (
+    UNLABELLED,
     Distillation,
     Ensemble,
     Taught,
@@ -96,6 +97,17 @@ def test_alpha_zero_is_cross_entropy(form):
     student, teacher, labels = normal(4, 9), normal(4, 6, seed=1), torch.tensor([0, 1, 5, 2])
     loss = distillation_loss(student, teacher, labels, alpha=0.0, temperature=3.0, form=form)
     torch.testing.assert_close(loss, F.cross_entropy(student, labels))
+
+
+def test_unlabelled_samples_count_in_the_part_of_the_teacher_alone():
+    student, teacher = normal(4, 6), normal(4, 6, seed=1)
+    labels = torch.tensor([2, UNLABELLED, 5, UNLABELLED])
+    found = distillation_loss(student, teacher, labels, alpha=0.7, temperature=2.0)
+    known = F.cross_entropy(student[[0, 2]], labels[[0, 2]])
+    assert torch.allclose(found, 0.3 * known + 0.7 * teacher_divergence(student, teacher, 2.0))
+    nobody = torch.full((4,), UNLABELLED)
+    alone = distillation_loss(student, teacher, nobody, alpha=0.7, temperature=2.0)
+    assert torch.allclose(alone, 0.7 * teacher_divergence(student, teacher, 2.0))
 
 
 def test_uniform_teacher_is_label_smoothing():

@@ -15,7 +15,7 @@ from torch import nn
 
 from qgraft import cli
 from qgraft.seeds import torch_stream
-from qgraft.training import checkpoint, loop
+from qgraft.training import checkpoint, kept
 from qgraft.training.checkpoint import atomic_write, load_newest, load_tensors, read_json
 from qgraft.training.loop import Recipe, Samples, train
 
@@ -74,7 +74,7 @@ def whole(tmp_path):
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("at", [1, 5, 13])
 def test_a_fault_leaves_the_checkpoint_before(fault, operation, at, tmp_path, monkeypatch, whole):
-    monkeypatch.setattr(loop, "STORE_EVERY_S", 0.0)
+    monkeypatch.setattr(kept, "STORE_EVERY_S", 0.0)
     number, words = FAULTS[fault]
     file = tmp_path / "run" / "one.safetensors"
     with monkeypatch.context() as disk:

@@ -19,13 +19,12 @@ from qgraft.seeds import torch_stream
 from qgraft.simulate.noise import depolarizing
 from qgraft.simulate.statevector import expvals
 from qgraft.studies.hardware import (
-    HeadData,
-    load_head,
     run_noise_study,
     score_head,
     score_on_device,
     train_under,
 )
+from qgraft.studies.hardware_heads import HeadData, load_head
 from qgraft.training.loop import Samples
 
 

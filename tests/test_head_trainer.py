@@ -152,7 +152,8 @@ def test_heads_that_the_kernels_cannot_train_are_told_apart():
         frozen,
     )
     assert can_train(head(6, torch.float32), data, RECIPE)
-    assert not can_train(head(6, torch.float32), data, RECIPE._replace(mixed_precision=True))
+    for other in ({"mixed_precision": True}, {"mixup": 0.4}, {"warms": True}):
+        assert not can_train(head(6, torch.float32), data, RECIPE._replace(**other))
     for model in unfit:
         assert not can_train(model, data, RECIPE)
         with pytest.raises(RunError, match=r"task 0 is not a dressed head .*loop\.train"):

@@ -30,7 +30,7 @@ from qgraft.training.checkpoint import (
     read_json,
     save_tensors,
 )
-from qgraft.training.loop import load_trained, load_weights
+from qgraft.training.kept import load_trained, load_weights
 from qgraft.trunks import foreign_weights
 from qgraft.trunks.foreign_weights import convert_weights
 from qgraft.trunks.unpickle import named_tensors

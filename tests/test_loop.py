@@ -9,7 +9,7 @@ from torch import nn
 
 from qgraft.errors import RunError, WeightsError
 from qgraft.seeds import torch_stream
-from qgraft.training import loop
+from qgraft.training import kept, loop
 from qgraft.training.checkpoint import (
     atomic_write,
     load_tensors,
@@ -18,7 +18,8 @@ from qgraft.training.checkpoint import (
     save_tensors,
     write_json,
 )
-from qgraft.training.loop import Recipe, Samples, as_float, load_weights, predict_logits, train
+from qgraft.training.kept import load_weights
+from qgraft.training.loop import Recipe, Samples, as_float, predict_logits, train
 
 
 def samples(n=96, seed=0):
@@ -67,7 +68,7 @@ def test_without_dropout_it_equals_a_plain_adam_loop():
 
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
 def test_a_stopped_training_ends_with_the_same_bits(tmp_path, monkeypatch, stop_after):
-    monkeypatch.setattr(loop, "STORE_EVERY_S", 0.0)
+    monkeypatch.setattr(kept, "STORE_EVERY_S", 0.0)
     whole = network()
     expected = train(whole, samples(), samples(seed=1), RECIPE, seed=3)
 
@@ -97,6 +98,71 @@ def test_a_stopped_training_ends_with_the_same_bits(tmp_path, monkeypatch, stop_
     assert seen == [stop_after] + [1] * (RECIPE.epochs - stop_after)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name])
+
+
+def test_mixup_blends_inputs_and_labels_alike():
+    """An independent loop with blended one-hot targets ends with the same weights."""
+    recipe = RECIPE._replace(mixup=0.4)
+    model, plain = (nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2)) for _ in range(2))
+    plain.load_state_dict(model.state_dict())
+    data, shares = samples(), []
+    train(model, data, None, recipe, seed=5)
+    optimiser = torch.optim.Adam(plain.parameters(), recipe.learning_rate)
+    for epoch in range(recipe.epochs):
+        with torch_stream(5, "epoch", epoch):
+            for index in torch.randperm(96).split(32):
+                share = torch.distributions.Beta(torch.tensor(0.4), torch.tensor(0.4)).sample()
+                other = index[torch.randperm(32)]
+                one_hot = nn.functional.one_hot(data.labels, 2).float()
+                inputs, targets = (
+                    share * values[index] + (1 - share) * values[other]
+                    for values in (data.inputs, one_hot)
+                )
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(plain(inputs), targets).backward()
+                optimiser.step()
+                shares.append(float(share))
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+    assert 0 < min(shares) < 0.2 < 0.8 < max(shares) < 1
+
+
+def test_a_stopped_mixup_ends_with_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "STORE_EVERY_S", 0.0)
+    recipe = RECIPE._replace(mixup=0.4)
+    whole, parted = network(), network()
+    expected = train(whole, samples(), None, recipe, seed=5)
+    steps = 0
+
+    def stop_in_epoch_2(epoch, logits, labels, index):
+        nonlocal steps
+        steps += 1
+        if steps == 16:  # a step asks twice: this is the eighth, the second of the third epoch
+            raise KeyboardInterrupt
+        return loop.label_loss(epoch, logits, labels, index)
+
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(parted, samples(), None, recipe, seed=5, checkpoint=path, loss=stop_in_epoch_2)
+    again = network(seed=1)
+    assert train(again, samples(), None, recipe, seed=5, checkpoint=path) == expected
+    for name, tensor in weights_of(whole).items():
+        assert torch.equal(weights_of(again)[name], tensor)
+
+
+def test_the_rate_rises_over_the_first_epoch_and_then_fades():
+    recipe = Recipe(epochs=4, learning_rate=0.1, fades=True, warms=True)
+    assert [recipe.rate(0, share) for share in (0.25, 0.5, 1.0)] == [0.025, 0.05, 0.1]
+    cold = recipe._replace(warms=False)
+    assert [recipe.rate(k, 0.5) for k in (1, 2, 3)] == [cold.rate(k) for k in (1, 2, 3)]
+    first, data = weights_of(network()), samples()
+    one = Recipe(epochs=1, learning_rate=0.01, batch_size=24)
+    moved = []
+    for warms in (False, True):
+        model = network()
+        train(model, data, None, one._replace(warms=warms), seed=0)
+        moved.append(float((weights_of(model)["0.weight"] - first["0.weight"]).abs().mean()))
+    assert moved[1] < 0.8 * moved[0]  # of four steps, a sum of 2.5 instead of 4
 
 
 def test_a_channels_last_network_resumes_to_the_same_bits(tmp_path):

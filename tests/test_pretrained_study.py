@@ -20,6 +20,8 @@ from qgraft.studies.run import open_run
 from qgraft.studies.surface import hybrids_of, read_photographs, run_surface
 from qgraft.trunks import features as feature_cache
 from qgraft.trunks import registry
+from qgraft.trunks.pretrained import FEATURES
+from qgraft.trunks.registry import TRUNKS, build_trunk
 from qgraft.trunks.resnet import ResNet18
 
 PHOTOGRAPHS = synthetic_steel(7, seed=3)
@@ -28,7 +30,7 @@ PHOTOGRAPHS = synthetic_steel(7, seed=3)
 @pytest.fixture(autouse=True)
 def _small_network(monkeypatch):
     monkeypatch.setattr(registry, "RESNET_STAGES", (1,))
-    monkeypatch.setattr(registry, "RESNET_SIDE", 32)
+    monkeypatch.setattr(registry, "SIDE", 32)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def frozen_run(tmp_path_factory, weights):
     folder = tmp_path_factory.mktemp("runs") / "frozen"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "RESNET_STAGES", (1,))
-        patch.setattr(registry, "RESNET_SIDE", 32)
+        patch.setattr(registry, "SIDE", 32)
         run(folder, settings(weights))
     return folder
 
@@ -129,9 +131,9 @@ class StoppedError(Exception):
 
 
 def test_a_tuned_network_resumes_to_the_same_bits(weights, tmp_path, monkeypatch):
-    from qgraft.training import loop
+    from qgraft.training import kept
 
-    monkeypatch.setattr(loop, "STORE_EVERY_S", 0.0)
+    monkeypatch.setattr(kept, "STORE_EVERY_S", 0.0)
     config = settings(weights, tune_epochs=3)
     calls = 0
 
@@ -149,6 +151,21 @@ def test_a_tuned_network_resumes_to_the_same_bits(weights, tmp_path, monkeypatch
         assert (tmp_path / "parted" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     curves = json.loads((tmp_path / "whole" / "curves.json").read_text())
     assert len(curves["ResNet18/classical"][0]) == 3
+
+
+def test_two_networks_side_by_side_are_tuned_grafted_and_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "MOBILENET_DEPTHS", (3,))
+    torch.manual_seed(0)
+    both = build_trunk("mobilenetv2+resnet18")[FEATURES].network.networks
+    for network, file in zip(both, TRUNKS["mobilenetv2+resnet18"].weights, strict=True):
+        arrays = {name: value.detach().numpy() for name, value in network.named_parameters()}
+        np.savez(tmp_path / file, **arrays)
+    config = settings(tmp_path, models=("mobilenetv2+resnet18",), tune_epochs=1, head_epochs=1)
+    result = run(tmp_path / "run", config)
+    assert [row["n_features"] for row in result["rows"]] == [0, 64, 256, 24 + 64]
+    model = load_fitted(tmp_path / "run", "MobileNetV2+ResNet18/last-3").model
+    for network, before in zip(model.trunk[FEATURES].network.networks, both, strict=True):
+        assert not torch.equal(next(network.parameters()), next(before.parameters()))
 
 
 def test_missing_weights_stop_a_study_before_it_starts(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from qgraft.errors import ConfigError, WeightsError
 from qgraft.grafting import graft
 from qgraft.trunks.npz_weights import find_weights, load_npz
 from qgraft.trunks.orientations import oriented
-from qgraft.trunks.registry import TRUNKS, build_trunk, require_weights
+from qgraft.trunks.pretrained import FEATURES, STANDARDISE
+from qgraft.trunks.registry import TRUNKS, build_trunk, load_pretrained, require_weights
 
 
 def network():
@@ -145,7 +146,7 @@ def test_where_weights_are_looked_for(tmp_path, monkeypatch):
         find_weights("Net", "net.npz", "mine.npz")
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2", "resnet18"])
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", "mobilenetv2+resnet18"])
 def test_pretrained_trunks_have_no_up_and_can_be_grafted(name):
     model = build_trunk(name).eval()
     images = torch.rand(1, 1, 120, 120)
@@ -168,3 +169,25 @@ def test_missing_weights_are_found_out_at_once(monkeypatch):
         require_weights(["cm2", "resnet18"], None)
     with pytest.raises(ConfigError, match=r"unknown network 'vgg'; choose one of cm1"):
         build_trunk("vgg")
+
+
+def test_two_networks_lie_side_by_side_with_their_own_weights(tmp_path):
+    """The features of the pair are those of its members, each from its own file."""
+    alone = {name: build_trunk(name).eval() for name in ("mobilenetv2", "resnet18")}
+    pair = build_trunk("mobilenetv2+resnet18").eval()
+    for seed, (name, model) in enumerate(alone.items()):
+        saved(tmp_path / TRUNKS[name].weights[0], made_up(model[FEATURES].network, seed))
+        load_pretrained(name, model, str(tmp_path))
+    load_pretrained("mobilenetv2+resnet18", pair, str(tmp_path))
+    images = torch.rand(2, 1, 100, 100)
+    with torch.no_grad():
+        expected = [model[:STANDARDISE](images) for model in alone.values()]
+        found = pair[:STANDARDISE](images)
+    torch.testing.assert_close(found, torch.cat(expected, 1))
+    assert found.shape == (2, 352 + 448)
+    (tmp_path / TRUNKS["resnet18"].weights[0]).unlink()
+    with pytest.raises(WeightsError, match=r"MobileNetV2\+ResNet18 starts from .*resnet18_"):
+        require_weights(["mobilenetv2+resnet18"], str(tmp_path))
+    one = str(tmp_path / TRUNKS["mobilenetv2"].weights[0])
+    with pytest.raises(WeightsError, match=r"not hold the weights of MobileNetV2\+ResNet18"):
+        load_pretrained("mobilenetv2+resnet18", pair, one)

@@ -16,6 +16,7 @@ from qgraft.data.idx import Digits
 from qgraft.errors import ConfigError, RunError
 from qgraft.reports.qcnn import read_qcnn, sentences, write_qcnn_report
 from qgraft.seeds import numpy_rng
+from qgraft.studies.parallel import spreading
 from qgraft.studies.qcnn import models_of, run_qcnn
 from qgraft.studies.qcnn_cells import Contestant, PairTask, train_cell, tuned_rate
 from qgraft.studies.qcnn_controls import conv_1d, conv_2d, grouped, linear
@@ -53,8 +54,10 @@ SMALL = {
 def run(folder, *, resume=False, data=DATA, jobs=1, progress=None, **changes):
     config = resolve(QcnnConfig, {**SMALL, **changes})
     options = {"progress": progress} if progress else {}
-    opened = open_run(folder, config.model_dump(mode="json"), resume=resume, **options)
-    return run_qcnn(opened, data, config, jobs=jobs)
+    with spreading(jobs) as spread:
+        settings = config.model_dump(mode="json")
+        opened = open_run(folder, settings, resume=resume, spread=spread, **options)
+        return run_qcnn(opened, data, config)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +221,7 @@ def test_the_report_says_what_was_found(finished):
 def test_a_damaged_result_is_explained(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     (folder / "result.json").write_text('{"rows": []}')
-    with pytest.raises(RunError, match=r"result\.json is damaged: rows"):
+    with pytest.raises(RunError, match=r"result\.json: rows.*damaged or of another study"):
         read_qcnn(folder)
 
 

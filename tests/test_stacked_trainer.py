@@ -80,7 +80,8 @@ def test_what_cannot_be_stacked_is_told_apart():
     data = samples(6, torch.float32)
     good = DenseHead(6, 3)
     assert can_stack(good, data, RECIPE)
-    assert not can_stack(good, data, RECIPE._replace(mixed_precision=True))
+    for other in ({"mixed_precision": True}, {"mixup": 0.4}, {"warms": True}):
+        assert not can_stack(good, data, RECIPE._replace(**other))
     unfit = (
         DressedHead(6, 3),
         nn.Linear(6, 3),

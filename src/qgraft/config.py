@@ -13,6 +13,7 @@ Positive = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 SHOWN = 120  # characters of a wrong value in a message
 Rate = Annotated[float, Field(gt=0, le=1)]
+TrunkName = Literal["cm1", "cm2", "cm3", "mobilenetv2", "resnet18", "mobilenetv2+resnet18"]
 
 
 class TrainingConfig(BaseModel):
@@ -36,7 +37,7 @@ class TrainingConfig(BaseModel):
     mixed_precision: bool = False
     weights: str | None = None
     tune_epochs: Annotated[int, Field(ge=0, le=10**9)] = 0
-    tune_learning_rate: Rate = 3e-4
+    tune_learning_rate: Rate = 5e-5
     n_qubits: Annotated[int, Field(ge=1, le=12)] = 5
     depth: Positive = 3
     controls: bool = False
@@ -50,9 +51,7 @@ class SurfaceConfig(TrainingConfig):
     study: Literal["surface"] = "surface"
     data: str
     task: Literal["anomaly", "types"] = "anomaly"
-    models: tuple[Literal["cm1", "cm2", "cm3", "mobilenetv2", "resnet18"], ...] = Field(
-        default=("cm1", "cm2", "cm3"), min_length=1
-    )
+    models: tuple[TrunkName, ...] = Field(default=("cm1", "cm2", "cm3"), min_length=1)
     variants: Literal["published", "all"] = "published"
     classes: tuple[str, ...] | None = None
     per_class: Positive = 1103
@@ -72,7 +71,7 @@ class FitConfig(TrainingConfig):
 
     study: Literal["fit"] = "fit"
     data: str
-    trunk: Literal["cm1", "cm2", "cm3", "mobilenetv2", "resnet18"] = "cm2"
+    trunk: TrunkName = "cm2"
     trunk_weights: str | None = None
     head: str = "dressed"
     replace_last: Positive | Literal["all"] = "all"
@@ -164,6 +163,7 @@ class DistillConfig(BaseModel):
     trunks: str | None = None
     mixed_precision: bool = False
     per_class: Positive | Literal["all"] = 150
+    unlabelled: Annotated[int, Field(ge=0)] = 0
     epochs: Positive = 10
     batch_size: Positive = 1
     learning_rate: Rate = 1e-3
@@ -232,7 +232,8 @@ class PhotonicConfig(BaseModel):
     study: Literal["photonic-qc", "photonic-qq"]
     steps: tuple[Positive, ...] = Field(min_length=1)
     test_batches: Positive
-    source_steps: Positive = 1500
+    source_steps: Positive = 5000
+    source_spread: float = Field(default=0.1, gt=0, le=1)
     source: str | None = None
     keep: tuple[Annotated[int, Field(ge=0, le=25)], ...] = Field(default=(15,), min_length=1)
     seeds: Positive = 5
@@ -242,16 +243,20 @@ class PhotonicConfig(BaseModel):
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def resolve(kind: type[Config], values: dict[str, Any]) -> Config:
-    """Return a checked configuration.
+def resolve(kind: type[Config], values: dict[str, Any], *, strict: bool = False) -> Config:
+    """Return a checked configuration; `strict` takes no text for a number and no 1 for true.
 
     Raises:
         ConfigError: every wrong setting, each with its value and what is allowed.
     """
     try:
-        return kind(**values)
+        return kind.model_validate(values, strict=strict)
     except ValidationError as error:
-        faults = [_sentence(fault, kind) for fault in error.errors()]
+        found = error.errors()
+        deeper = {fault["loc"][:1] for fault in found if len(fault["loc"]) > 1}
+        # A list whose members are wrong counts as empty too, which nobody wrote.
+        told = [f for f in found if f["type"] != "too_short" or f["loc"] not in deeper]
+        faults = [_sentence(fault, kind) for fault in told]
         raise ConfigError("; ".join(faults)) from None
 
 

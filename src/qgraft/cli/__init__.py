@@ -8,13 +8,16 @@ import typer
 
 from qgraft.cli import (
     audit,
+    compare,
     convert,
     distill,
+    features,
     fit,
     hardware,
     measure,
     new_defect,
     qcnn,
+    runs,
     surface,
     transfer,
 )
@@ -25,14 +28,17 @@ from qgraft.training.stopping import Stopped, stop_on_signals
 __all__ = [
     "app",
     "audit",
+    "compare",
     "convert",
     "distill",
+    "features",
     "fit",
     "hardware",
     "main",
     "measure",
     "new_defect",
     "qcnn",
+    "runs",
     "surface",
     "transfer",
 ]

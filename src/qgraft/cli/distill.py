@@ -9,6 +9,7 @@ import typer
 
 from qgraft.cli.apps import app, reproduce
 from qgraft.cli.options import JsonOption, MixedOption, OutOption, ResumeOption, SeedOption
+from qgraft.cli.settings import configurable, configured
 from qgraft.cli.study import run_study, words
 from qgraft.errors import ConfigError
 
@@ -38,6 +39,9 @@ PAPER: dict[str, Any] = {
 
 PerClass = Annotated[
     str | None, typer.Option(help="Labelled images per class for the student, or all.")
+]
+Unlabelled = Annotated[
+    int, typer.Option(help="Further training images that only the teacher speaks about.")
 ]
 Epochs = Annotated[int | None, typer.Option(help="Epochs of a student.")]
 Batch = Annotated[int | None, typer.Option(help="Images in a step of a student.")]
@@ -72,6 +76,7 @@ Shots = Annotated[int | None, typer.Option(help="Runs of the circuit per image; 
     "distill",
     epilog="Example: qgraft reproduce distill --data DATA --classes 0-5,0-7 --qubits 3",
 )
+@configurable
 def reproduce_distill(
     data: Annotated[
         Path | None, typer.Option(help="Folder with mnist/ and fashion-mnist/, four files each.")
@@ -93,6 +98,7 @@ def reproduce_distill(
     seeds: Seeds = None,
     controls: Controls = True,
     per_class: PerClass = None,
+    unlabelled: Unlabelled = 0,
     epochs: Epochs = None,
     batch_size: Batch = None,
     learning_rate: LearningRate = None,
@@ -129,6 +135,7 @@ def reproduce_distill(
         "datasets": words(datasets),
         "teachers": words(teachers) or (),
         "controls": controls,
+        "unlabelled": unlabelled,
         "seeds": 1 if protocol == "paper" else 10,
         "teacher_epochs": teacher_epochs,
         "trunks": str(trunks) if trunks else None,
@@ -154,16 +161,22 @@ def reproduce_distill(
         from qgraft.studies.distill_tasks import digit_tasks, embedded_task
 
         if quick:
-            return [embedded_task(protocol=config.protocol, per_class=config.per_class)]
+            return [
+                embedded_task(
+                    protocol=config.protocol, per_class=config.per_class,
+                    unlabelled=config.unlabelled,
+                )
+            ]  # fmt: skip
         return digit_tasks(
             Path(config.data), config.datasets, config.classes, protocol=config.protocol,
-            per_class=config.per_class,
+            per_class=config.per_class, unlabelled=config.unlabelled,
         )  # fmt: skip
 
     _run(settings, read, out, resume, json_file)
 
 
 @app.command(epilog="Example: qgraft distill --data NEU-DET --teacher cm3 --student dressed")
+@configurable
 def distill(
     data: Annotated[
         Path, typer.Option(help="Images in any layout that fit reads, or the files of MNIST.")
@@ -179,6 +192,7 @@ def distill(
     seeds: Seeds = 10,
     controls: Controls = False,
     per_class: PerClass = None,
+    unlabelled: Unlabelled = 0,
     epochs: Epochs = 20,
     batch_size: Batch = 64,
     learning_rate: LearningRate = 2e-3,
@@ -210,6 +224,7 @@ def distill(
         "seeds": seeds,
         "controls": controls,
         "per_class": _per_class(per_class) or "all",
+        "unlabelled": unlabelled,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -231,8 +246,12 @@ def distill(
     def read(config: DistillConfig) -> Sequence[DistillTask]:
         from qgraft.studies.distill_tasks import own_task
 
-        per = config.per_class
-        return [own_task(Path(config.data), config.classes[0], per_class=per, seed=config.seed)]
+        return [
+            own_task(
+                Path(config.data), config.classes[0], per_class=config.per_class,
+                unlabelled=config.unlabelled, seed=config.seed,
+            )
+        ]  # fmt: skip
 
     _run(settings, read, out, resume, json_file)
 
@@ -244,10 +263,10 @@ def _run(
     resume: bool,
     json_file: Path | None,
 ) -> None:
-    from qgraft.config import DistillConfig, resolve
+    from qgraft.config import DistillConfig
     from qgraft.studies.distill import check_settings, run_distill
 
-    config = resolve(DistillConfig, settings)
+    config = configured(DistillConfig, settings)
     check_settings(config)
     tasks = read(config)
     run_study(

@@ -28,10 +28,12 @@ from qgraft.cli.options import (
     TuneOption,
     WeightsOption,
 )
+from qgraft.cli.settings import configurable, configured
 from qgraft.cli.study import run_study, words
 
 
 @app.command(epilog="Example: qgraft fit parts/ --head dressed --epochs 30 --out runs/parts")
+@configurable
 def fit(
     data: Annotated[
         Path,
@@ -41,7 +43,10 @@ def fit(
         ),
     ],
     trunk: Annotated[
-        str, typer.Option(help="Network to train: cm1, cm2, cm3, mobilenetv2 or resnet18.")
+        str,
+        typer.Option(
+            help="Network to train: cm1, cm2, cm3, mobilenetv2, resnet18, mobilenetv2+resnet18."
+        ),
     ] = "cm2",
     trunk_weights: Annotated[
         Path | None, typer.Option(help="Trained network of an earlier run, not trained again.")
@@ -68,10 +73,10 @@ def fit(
     json_file: JsonOption = None,
 ) -> None:
     """Fit a grafted model to your own images and report how good it is."""
-    from qgraft.config import FitConfig, resolve
+    from qgraft.config import FitConfig
     from qgraft.studies.fit import read_images, run_fit
 
-    config = resolve(
+    config = configured(
         FitConfig,
         {
             "data": str(data),

@@ -20,6 +20,7 @@ from qgraft.cli.options import (
     ResumeOption,
     SeedOption,
 )
+from qgraft.cli.settings import configurable, configured
 from qgraft.cli.study import run_study, words
 from qgraft.errors import ConfigError
 
@@ -34,6 +35,7 @@ QUICK_PER_DEFECT, PER_DEFECT = 24, 80
     "new-defect",
     epilog="Example: qgraft reproduce new-defect --data NEU-DET --leave-out scratches --bf16",
 )
+@configurable
 def new_defect(
     data: Annotated[
         Path | None,
@@ -75,7 +77,7 @@ def new_defect(
     The motivation of arXiv 2409.00228: how much of the new type is found, what the old types lose,
     and how long it takes, beside the dense layers that the head replaces.
     """
-    from qgraft.config import NewDefectConfig, resolve
+    from qgraft.config import NewDefectConfig
     from qgraft.data.neu_det import KEPT, load_photographs
     from qgraft.data.synthetic import synthetic_steel
     from qgraft.studies.new_defect import run_new_defect
@@ -98,9 +100,11 @@ def new_defect(
         "mixed_precision": bf16,
         "on_error": on_error,
     }
-    config = resolve(NewDefectConfig, {**settings, **(QUICK if quick else {})})
+    config = configured(NewDefectConfig, {**settings, **(QUICK if quick else {})})
     if data:
-        photographs = load_photographs(data, classes=config.types, on_error=config.on_error)
+        photographs = load_photographs(
+            Path(config.data), classes=config.types, on_error=config.on_error
+        )
     else:
         photographs = synthetic_steel(QUICK_PER_DEFECT if quick else PER_DEFECT, seed=config.seed)
     run_study(

@@ -28,6 +28,21 @@ ControlsOption = Annotated[
 ]
 QubitsOption = Annotated[int, typer.Option(help="Qubits of the head, 1 to 12.")]
 DepthOption = Annotated[int, typer.Option(help="Entangling layers of the head.")]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        envvar="QGRAFT_JOBS",
+        help="Trainings at the same time, each on one core, by default as many as there are cores; "
+        "any number gives the same result.",
+    ),
+]
+DaskOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Train on the workers of this dask scheduler, as tcp://host:8786, or its file.",
+    ),
+]
 OutOption = Annotated[Path, typer.Option(help="Run directory.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")]
 JsonOption = Annotated[
@@ -44,8 +59,8 @@ ClassesOption = Annotated[
 WeightsOption = Annotated[
     Path | None,
     typer.Option(
-        help="Weights that mobilenetv2 or resnet18 start from, a file or its folder; by default "
-        "the folder weights/ in $QGRAFT_DATA."
+        help="Weights that mobilenetv2 or resnet18 start from, a file or its folder; for "
+        "mobilenetv2+resnet18 a folder that holds both; by default weights/ in $QGRAFT_DATA."
     ),
 ]
 TuneOption = Annotated[

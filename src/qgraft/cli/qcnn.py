@@ -10,6 +10,7 @@ import typer
 
 from qgraft.cli.apps import reproduce
 from qgraft.cli.options import JsonOption, OutOption, ResumeOption, SeedOption
+from qgraft.cli.settings import configurable, configured
 from qgraft.cli.study import run_study, words
 from qgraft.errors import ConfigError
 
@@ -22,6 +23,7 @@ QUICK: dict[str, Any] = {"ansatz": ("ttn", "su4"), "seeds": 3, "steps": 100, "tr
 @reproduce.command(
     epilog="Example: qgraft reproduce qcnn --data DATA --ansatz su4 --pairs 0-1,8-9 --jobs 2"
 )
+@configurable
 def qcnn(
     data: Annotated[
         Path | None, typer.Option(help="Folder with mnist/ and fashion-mnist/, four files each.")
@@ -67,7 +69,6 @@ def qcnn(
         Path | None, typer.Option(help="Folder trunks/ of an earlier run, not trained again.")
     ] = None,
     seed: SeedOption = 0,
-    jobs: Annotated[int, typer.Option(help="Models trained side by side; no number changes.")] = 1,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few seeds on embedded small digits; needs no data.")
     ] = False,
@@ -77,7 +78,7 @@ def qcnn(
 ) -> None:
     """Repeat the transfer from Fashion-MNIST to quantum convolutional networks (2208.14708)."""
     from qgraft.circuits.blocks import CONVOLUTIONS
-    from qgraft.config import QcnnConfig, resolve
+    from qgraft.config import QcnnConfig
     from qgraft.data.digits import embedded_transfer_data, read_transfer_data
     from qgraft.studies.qcnn import models_of, run_qcnn
 
@@ -86,8 +87,6 @@ def qcnn(
             "give either --data with the folder of MNIST and Fashion-MNIST, or --quick for the "
             "small embedded digits"
         )
-    if jobs < 1:
-        raise ConfigError(f"--jobs {jobs}: give 1 or more")
     settings: dict[str, Any] = {
         "data": "embedded" if data is None else str(data),
         "ansatz": words(ansatz) or tuple(CONVOLUTIONS),
@@ -110,14 +109,16 @@ def qcnn(
     }
     if quick:
         settings |= {key: value for key, value in QUICK.items() if key != "ansatz" or not ansatz}
-    config = resolve(QcnnConfig, settings)
+    config = configured(QcnnConfig, settings)
     models_of(config)
-    images = read_transfer_data(data, config.target) if data else embedded_transfer_data()
+    images = (
+        read_transfer_data(Path(config.data), config.target) if data else embedded_transfer_data()
+    )
     run_study(
         out,
         config,
         resume,
-        lambda run: run_qcnn(run, images, config, jobs=jobs),
+        lambda run: run_qcnn(run, images, config),
         json_file,
         report=_report,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from qgraft.cli.settings import followed, workers
 from qgraft.errors import ConfigError, RunError
 from qgraft.training.checkpoint import RecoveryWarning
 from qgraft.training.stopping import Stopped
@@ -43,6 +45,8 @@ def run_study(
     report: Callable[[Path], tuple[Path, RenderableType]] = _two_stage_report,
 ) -> None:
     """Run a study in its directory with live progress, then print its table and write its page."""
+    from qgraft.reports.trackers import tracked
+    from qgraft.studies.parallel import spreading
     from qgraft.studies.run import open_run
     from qgraft.terminal import Meter, console
 
@@ -50,8 +54,12 @@ def run_study(
     if json_file is not None and json_file.is_dir():
         raise ConfigError(f"--json {json_file} is a folder; name a file, or - for the screen")
     try:
-        with Meter("training") as meter, _warnings_as_notes():
-            result = body(open_run(out, settings, resume=resume, progress=meter))
+        shown = tracked(followed(), out, settings, resume=resume)
+        spread_over = spreading(*workers())
+        with Meter("training") as meter, _warnings_as_notes(), spread_over as spread, shown as show:
+            run = open_run(out, settings, resume=resume, progress=meter, spread=spread)
+            show(run)
+            result = body(run)
     except Stopped:
         typer.echo(f"{out} goes on with the same command and --resume", err=True)
         raise
@@ -87,11 +95,14 @@ def _warnings_as_notes() -> Iterator[None]:
 
 
 def typed_command() -> str:
-    """Return the command as it would be typed again from the start."""
+    """Return the command as it would be typed again from the start.
+
+    Who works on a study or follows it decides nothing in it, so that is left out.
+    """
     import shlex
 
-    typed = [word for word in sys.argv[1:] if word != "--resume"]
-    return shlex.join(["qgraft", *typed])
+    typed = re.sub(r"\0--(resume|(jobs|dask|track)[\0=][^\0]*)(?=\0|$)", "", "\0".join(sys.argv))
+    return shlex.join(["qgraft", *typed.split("\0")[1:]])
 
 
 def write_json_to(path: Path, value: Any) -> None:

@@ -27,10 +27,12 @@ from qgraft.cli.options import (
     TuneOption,
     WeightsOption,
 )
+from qgraft.cli.settings import configurable, configured
 from qgraft.cli.study import run_study, words
 
 
 @app.command(epilog="Example: qgraft demo --out runs/demo")
+@configurable
 def demo(
     out: OutOption = Path("runs/demo"),
     seeds: SeedsOption = 1,
@@ -43,12 +45,12 @@ def demo(
 
     Takes about two minutes on two cores and needs no data and no network.
     """
-    from qgraft.config import SurfaceConfig, resolve
+    from qgraft.config import SurfaceConfig
     from qgraft.studies.demo import DEMO_SETTINGS, run_demo
     from qgraft.studies.run import remove_run
 
     chosen = {"head_seeds": seeds, "controls": controls, "seed": seed}
-    config = resolve(SurfaceConfig, {**DEMO_SETTINGS, **chosen})
+    config = configured(SurfaceConfig, {**DEMO_SETTINGS, **chosen}, fixed=("study", "data"))
     if not resume:
         remove_run(out)
     run_study(out, config, resume, lambda run: run_demo(run, config), json_file)
@@ -57,11 +59,15 @@ def demo(
 @reproduce.command(
     epilog="Example: qgraft reproduce surface --data NEU-DET --models cm2,cm3 --protocol paper"
 )
+@configurable
 def surface(
     data: Annotated[Path, typer.Option(help="Folder with IMAGES/ and ANNOTATIONS/.")],
     models: Annotated[
         str,
-        typer.Option(help="Networks, separated by commas: cm1, cm2, cm3, mobilenetv2, resnet18."),
+        typer.Option(
+            help="Networks, separated by commas: cm1, cm2, cm3, mobilenetv2, resnet18, or the last "
+            "two side by side, mobilenetv2+resnet18."
+        ),
     ] = "cm1,cm2,cm3",
     task: Annotated[
         Literal["anomaly", "types"],
@@ -89,7 +95,7 @@ def surface(
     json_file: JsonOption = None,
 ) -> None:
     """Repeat the surface-anomaly study (arXiv 2409.00228) on NEU-DET."""
-    from qgraft.config import SurfaceConfig, resolve
+    from qgraft.config import SurfaceConfig
     from qgraft.studies.surface import read_photographs, run_surface
 
     settings: dict[str, Any] = {
@@ -113,6 +119,6 @@ def surface(
     }
     if per_class is not None:
         settings["per_class"] = per_class
-    config = resolve(SurfaceConfig, settings)
+    config = configured(SurfaceConfig, settings)
     photographs = read_photographs(config)
     run_study(out, config, resume, lambda run: run_surface(run, photographs, config), json_file)

@@ -10,6 +10,7 @@ import typer
 
 from qgraft.cli.apps import reproduce
 from qgraft.cli.options import JsonOption, OutOption, ResumeOption, SeedOption
+from qgraft.cli.settings import configurable, configured
 from qgraft.cli.study import run_study, words
 from qgraft.errors import ConfigError
 
@@ -40,6 +41,7 @@ MirrorOption = Annotated[
 
 
 @reproduce.command(epilog="Example: qgraft reproduce spirals --out runs/spirals")
+@configurable
 def spirals(
     shapes: Annotated[
         str, typer.Option(help="Of spirals-1.52, spirals-2.0, square, moons.")
@@ -52,17 +54,18 @@ def spirals(
     json_file: JsonOption = None,
 ) -> None:
     """Part two spirals by dressed circuits, classical networks of the same size beside them."""
-    from qgraft.config import SpiralsConfig, resolve
+    from qgraft.config import SpiralsConfig
     from qgraft.studies.spirals import run_spirals
 
     settings: dict[str, Any] = {"shapes": words(shapes) or (), "seeds": seeds, "seed": seed}
     if quick:
         settings |= {"seeds": min(seeds, 2), "epochs": 2}
-    config = resolve(SpiralsConfig, settings)
+    config = configured(SpiralsConfig, settings)
     run_study(out, config, resume, lambda run: run_spirals(run, config), json_file, report=_report)
 
 
 @reproduce.command("ants-bees", epilog="Example: qgraft reproduce ants-bees --data HYMENOPTERA")
+@configurable
 def ants_bees(
     data: Annotated[Path, typer.Option(help="Folder with train/ and val/, a folder per class.")],
     trunk: TrunkOption = "mobilenetv2",
@@ -80,16 +83,21 @@ def ants_bees(
     from qgraft.studies.image_pairs import ants_and_bees
 
     settings = _settings("ants-bees", data, trunk, weights, side, mirror, seeds, seed)
-    _run_images(settings, lambda: [ants_and_bees(data, side=side)], quick, out, resume, json_file)
+
+    def read(config: ImagePairConfig) -> list[Task]:
+        return [ants_and_bees(Path(config.data), side=config.side)]
+
+    _run_images(settings, read, quick, out, resume, json_file)
 
 
 @reproduce.command(epilog="Example: qgraft reproduce cifar --data CIFAR10 --out runs/cifar")
+@configurable
 def cifar(
     data: Annotated[Path, typer.Option(help="Folder with the pairs as .npz files.")],
     trunk: TrunkOption = "mobilenetv2",
     weights: WeightsOption = None,
-    side: SideOption = 96,
-    mirror: MirrorOption = False,
+    side: SideOption = 128,
+    mirror: MirrorOption = True,
     jpeg: Annotated[
         bool, typer.Option(help="Also the test images that carry the marks of JPEG.")
     ] = True,
@@ -105,16 +113,21 @@ def cifar(
 
     settings = _settings("cifar", data, trunk, weights, side, mirror, seeds, seed)
     settings["standardise"] = True
-    _run_images(settings, lambda: cifar_tasks(data, jpeg=jpeg), quick, out, resume, json_file)
+
+    def read(config: ImagePairConfig) -> list[Task]:
+        return cifar_tasks(Path(config.data), jpeg=jpeg)
+
+    _run_images(settings, read, quick, out, resume, json_file)
 
 
 @reproduce.command("photonic-qc", epilog="Example: qgraft reproduce photonic-qc --keep 15,25")
+@configurable
 def photonic_qc(
     keep: Annotated[str, typer.Option(help="Layers of the 25 to keep.")] = "15",
     source: Annotated[
         Path | None, typer.Option(help="Tetromino network of an earlier run, not trained again.")
     ] = None,
-    source_steps: Annotated[int, typer.Option(help="Steps to train it.")] = 1500,
+    source_steps: Annotated[int, typer.Option(help="Steps to train it.")] = 5000,
     seeds: SeedsOption = 5,
     seed: SeedOption = 0,
     quick: QuickOption = False,
@@ -137,6 +150,7 @@ def photonic_qc(
 
 
 @reproduce.command("photonic-qq", epilog="Example: qgraft reproduce photonic-qq --seeds 5")
+@configurable
 def photonic_qq(
     steps: Annotated[str, typer.Option(help="Training steps of eight states.")] = "500,2000",
     seeds: SeedsOption = 5,
@@ -181,21 +195,21 @@ def _settings(
 
 def _run_images(
     settings: dict[str, Any],
-    read: Callable[[], list[Task]],
+    read: Callable[[ImagePairConfig], list[Task]],
     quick: bool,
     out: Path,
     resume: bool,
     json_file: Path | None,
 ) -> None:
-    from qgraft.config import ImagePairConfig, resolve
+    from qgraft.config import ImagePairConfig
     from qgraft.studies.image_pairs import run_image_pairs, smaller
     from qgraft.trunks.registry import require_weights
 
     if quick:
         settings |= {"seeds": min(settings["seeds"], 2), "head_epochs": 3}
-    config: ImagePairConfig = resolve(ImagePairConfig, settings)
+    config: ImagePairConfig = configured(ImagePairConfig, settings)
     require_weights([config.trunk], config.weights)
-    tasks = read()
+    tasks = read(config)
     if quick:
         tasks = [smaller(task, QUICK_TRAINING, QUICK_TEST) for task in tasks]
     run_study(
@@ -207,10 +221,10 @@ def _run_images(
 def _run_photonic(
     settings: dict[str, Any], out: Path, resume: bool, json_file: Path | None
 ) -> None:
-    from qgraft.config import PhotonicConfig, resolve
+    from qgraft.config import PhotonicConfig
     from qgraft.studies.photonic import run_photonic
 
-    config = resolve(PhotonicConfig, settings)
+    config = configured(PhotonicConfig, settings)
     run_study(out, config, resume, lambda run: run_photonic(run, config), json_file, report=_report)
 
 

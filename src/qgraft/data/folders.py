@@ -149,14 +149,14 @@ def require_classes(entries: Sequence[Entry], root: Path) -> None:
     Raises:
         DataError: a class has no image, or there are fewer than two.
     """
-    class_names, labels = _numbered_labels([entry.label for entry in entries])
+    class_names, labels = numbered_labels([entry.label for entry in entries])
     counts = np.bincount(labels, minlength=len(class_names))
     if len(class_names) < 2 or not counts.all():
         have = ", ".join(f"{n} {name}" for name, n in zip(class_names, counts, strict=True))
         raise DataError(f"{root} has {have or 'no images'}; at least two classes need images")
 
 
-def _numbered_labels(labels: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+def numbered_labels(labels: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """Return class names and the number of each label; the two-class words share 0 and 1."""
     words = {label: label.lower() for label in labels}
     if words and set(words.values()) <= NORMAL_WORDS | ANOMALOUS_WORDS:
@@ -218,7 +218,7 @@ def image_set(
     findings: Sequence[str],
 ) -> ImageSet:
     """Return images with what is said of them; equal pixels are one group."""
-    class_names, labels = _numbered_labels([entry.label for entry in entries])
+    class_names, labels = numbered_labels([entry.label for entry in entries])
     keys = [group_by(e.name) if group_by else e.group or e.name for e in entries]
     keys, n_copies = _merged(keys, images)
     if n_copies:

@@ -61,7 +61,8 @@ def device_name(backend: str) -> str:
     if not backend.startswith(PREFIX) or not name:
         raise ConfigError(
             f"backend {backend!r} is no device; write pennylane:NAME, such as "
-            "pennylane:default.qubit, pennylane:lightning.qubit or pennylane:qiskit.aer"
+            "pennylane:default.qubit, pennylane:lightning.qubit or pennylane:qiskit.aer, or "
+            "ibm:NAME for a machine of IBM Quantum"
         )
     return name
 

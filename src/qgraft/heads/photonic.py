@@ -121,12 +121,16 @@ class TwoModeLayers(PhotonicLayers):
         displace = displacement(torch.complex(reach * angle.cos(), reach * angle.sin()), cutoff)
         bend = kerr(active[:, 14:16], cutoff)
         splitters = beam_splitter(weights[:, [0, 7]], weights[:, [1, 8]], cutoff)
-        for layer in range(len(self)):
-            kets = on_mode(pass_photons(kets, splitters[layer, 0]), turns[layer, 0], 0)
-            kets = squeeze[layer, 0] @ kets @ squeeze[layer, 1].mT
-            kets = on_mode(pass_photons(kets, splitters[layer, 1]), turns[layer, 1], 0)
-            kets = displace[layer, 0] @ kets @ displace[layer, 1].mT
-            kets = on_mode(on_mode(kets, bend[layer, 0], 0), bend[layer, 1], 1)
+        # Taken apart at once: a gradient through an index is as large as all gates together.
+        layers = zip(
+            *(g.unbind() for g in (splitters, turns, squeeze, displace, bend)), strict=True
+        )
+        for split, turn, squash, shift, kick in layers:
+            kets = on_mode(pass_photons(kets, split[0]), turn[0], 0)
+            kets = squash[0] @ kets @ squash[1].mT
+            kets = on_mode(pass_photons(kets, split[1]), turn[1], 0)
+            kets = shift[0] @ kets @ shift[1].mT
+            kets = on_mode(on_mode(kets, kick[0], 0), kick[1], 1)
         return kets
 
 

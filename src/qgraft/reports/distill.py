@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
-import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, NonNegativeInt
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from qgraft.errors import RunError
 from qgraft.reports.distill_plots import accuracy_dots, gain_intervals, setting, validation_lines
+from qgraft.reports.page import checked_result, embedded, render_page
 from qgraft.training.checkpoint import atomic_write, read_json
 
 if TYPE_CHECKING:
@@ -79,15 +76,7 @@ def read_distill(run: Path) -> Result:
     Raises:
         RunError: it is missing, of another study, or damaged.
     """
-    path = run / "result.json"
-    try:
-        return TypeAdapter(Result).validate_python(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole file"
-        raise RunError(
-            f"{path}: {place}: {first['msg']}; it is damaged or of another study: run again"
-        ) from None
+    return checked_result(run, Result)
 
 
 def write_distill_report(run: Path) -> Path:
@@ -215,30 +204,13 @@ def _csv(rows: list[Row]) -> str:
 
 
 def _page(run: Path, result: Result, figures: Mapping[str, str]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    folder = resources.files("qgraft.reports")
-    page = folder.joinpath("report.html.j2").read_text("utf-8")
-    style = re.search(r"<style>.*?</style>", page, re.DOTALL)
-    template = folder.joinpath("distill.html.j2").read_text("utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    config: Mapping[str, Any] = (
-        read_json(run / "config.json") if (run / "config.json").exists() else {}
-    )
-    return environment.from_string(
-        template.replace("<style></style>", style[0] if style else "")
-    ).render(
+    return render_page(
+        "distill.html.j2",
+        run,
         sentences=sentences(result),
         notes=result["notes"],
         columns=COLUMNS,
         rows=[(setting(row), row["is_control"], table_cells(row)) for row in result["rows"]],
         teachers=[teacher_cells(row) for row in result["teachers"]],
-        figures={
-            name: f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-            for name, svg in figures.items()
-        },
-        command=config.get("command", ""),
-        seed=config.get("seed"),
+        figures={name: embedded(svg) for name, svg in figures.items()},
     )

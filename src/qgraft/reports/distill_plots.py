@@ -48,6 +48,7 @@ def accuracy_dots(rows: Sequence[Row]) -> str:
                 y = -students.index(row["student"]) - step * teachers.index(row["teacher"])
                 _dot(panel, y, row, colours[row["teacher"]])
             panel.set_yticks([-k - 0.25 for k in range(len(students))], map(_short, students))
+            panel.set_ylim(-len(students) + 0.15, 0.35)
             panel.set_title(name)
             panel.set_xlabel("accuracy, %")
             panel.grid(visible=False, axis="y")
@@ -70,10 +71,10 @@ def _said(teacher: str) -> str:
 def _dot(panel: Any, y: float, row: Row, colour: str) -> None:
     values = [100 * value for value in row["accuracies"]]
     panel.plot(values, [y] * len(values), "o", color=colour, markersize=2.5, alpha=0.45)
+    mean = 100 * row["accuracy_mean"]
     spread = 100 * row["accuracy_std"] if len(values) > 1 else 0.0
-    panel.errorbar(
-        100 * row["accuracy_mean"], y, xerr=spread, fmt="o", color=colour, capsize=2, markersize=6
-    )
+    ends = [[min(spread, mean)], [min(spread, 100 - mean)]]  # accuracies end at 0 and 100
+    panel.errorbar(mean, y, xerr=ends, fmt="o", color=colour, capsize=2, markersize=6)
     if row["published"] is not None:
         panel.plot(100 * row["published"], y, "D", color="none", markeredgecolor="black")
 
@@ -96,6 +97,7 @@ def gain_intervals(rows: Sequence[Row]) -> str:
                 panel.plot(ends, [-k, -k], color=colour, linewidth=2, alpha=0.6)
             panel.plot(mean, -k, "s" if row["is_control"] else "o", color=colour)
         panel.set_yticks([-k for k in range(len(taught))], [_short(name, 64) for name in names])
+        panel.set_ylim(0.4 - len(taught), 0.6)
         panel.set_xlabel("gain, points of accuracy (squares: controls; lines: 95 % interval)")
         panel.grid(visible=False, axis="y")
         panel.tick_params(axis="y", length=0)
@@ -126,5 +128,6 @@ def validation_lines(curves: Mapping[str, Sequence[float]]) -> str:
             panel.set_xlabel("epoch")
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes[0, 0].set_ylabel("validation accuracy, %")
-        axes[0, -1].legend(loc="lower right")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         return _svg(figure)

@@ -55,6 +55,7 @@ def hardware_figure(result: Mapping[str, Any]) -> str:
             capsize=2,
         )
         by_shots.set(title="Finite shots", xlabel="shots", ylabel="F1 %", xscale="log")
+        _label_points(by_shots, [point["shots"] for point in found])
         for k, condition in enumerate(NOISY):
             found = [point for point in points if point["condition"] == condition]
             strengths = [point["strength"] for point in found]
@@ -69,11 +70,20 @@ def hardware_figure(result: Mapping[str, Any]) -> str:
         where = "depolarising probability after each gate"
         f1_by_noise.set(title="Score under noise", xlabel=where, ylabel="F1 %", xscale="log")
         loss_by_noise.set(title="Loss under noise", xlabel=where, ylabel="log loss", xscale="log")
-        loss_by_noise.legend(fontsize=7)
+        for panel in (f1_by_noise, loss_by_noise):
+            _label_points(panel, [p["strength"] for p in points if p["condition"] == NOISY[0]])
+        handles, labels = loss_by_noise.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
         for panel in (by_shots, f1_by_noise):
             panel.axhline(100 * ideal["f1"], color="#5f6670", linewidth=1, linestyle=":")
         loss_by_noise.axhline(ideal["log_loss"], color="#5f6670", linewidth=1, linestyle=":")
         return _svg(figure)
+
+
+def _label_points(panel: Any, values: Sequence[float]) -> None:
+    """Put a label at every value of a logarithmic axis; powers of ten would be formulas."""
+    panel.set_xticks(values, [f"{value:g}" for value in values], fontsize=7)
+    panel.minorticks_off()
 
 
 def write_hardware(folder: Path, result: Mapping[str, Any]) -> tuple[Path, Path]:

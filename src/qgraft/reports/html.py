@@ -247,7 +247,7 @@ def render_page(finished: FinishedRun, drawings: Sequence[Drawing]) -> str:
             for name, mapping in (("Configuration", finished.config), ("Environment", finished.env))
             if mapping
         ],
-        timings=[(key, _duration(seconds)) for key, seconds in finished.timings.items()],
+        timings=[(key, duration(seconds)) for key, seconds in finished.timings.items()],
         command=_command(finished.config.get("command")),
         seeds=finished.config.get("seeds", finished.config.get("seed")),
     )
@@ -327,7 +327,8 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     return pairs
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds as a person says them: `12.3 s`, `4 min 05 s`, `1 h 20 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
-import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, NonNegativeInt
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from qgraft.errors import RunError
 from qgraft.reports.curves import few_examples, head_colours, seconds_bars
+from qgraft.reports.page import checked_result, embedded, render_page
 from qgraft.training.checkpoint import atomic_write, read_json
 
 if TYPE_CHECKING:
@@ -95,15 +92,7 @@ def read_result(run: Path) -> Result:
     Raises:
         RunError: it is missing, of another study, or damaged.
     """
-    path = run / "result.json"
-    try:
-        return TypeAdapter(Result).validate_python(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole file"
-        raise RunError(
-            f"{path}: {place}: {first['msg']}; it is damaged or of another study: run again"
-        ) from None
+    return checked_result(run, Result)
 
 
 def new_defect_table(result: Result) -> Table:
@@ -226,27 +215,12 @@ def _csv(rows: list[Row]) -> str:
 
 
 def _page(run: Path, result: Result, figures: Mapping[str, str]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    folder = resources.files("qgraft.reports")
-    style = re.search(
-        r"<style>.*?</style>", folder.joinpath("report.html.j2").read_text(), re.DOTALL
-    )
-    template = folder.joinpath("new_defect.html.j2").read_text()
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    config = run / "config.json"
-    return environment.from_string(
-        template.replace("<style></style>", style[0] if style else "")
-    ).render(
+    return render_page(
+        "new_defect.html.j2",
+        run,
         sentences=sentences(result),
         notes=result["notes"],
         columns=COLUMNS,
         rows=[(row["left_out"], table_cells(row)) for row in result["rows"]],
-        figures={
-            name: f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-            for name, svg in figures.items()
-        },
-        command=read_json(config).get("command", "") if config.exists() else "",
+        figures={name: embedded(svg) for name, svg in figures.items()},
     )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, NonNegativeInt
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from qgraft.errors import RunError
+from qgraft.reports.page import checked_result, embedded, read_settings, render_page
 from qgraft.reports.qcnn_plots import accuracy_bars, accuracy_by_parameters, cost_lines
 from qgraft.training.checkpoint import atomic_write, read_json
 
@@ -88,12 +85,7 @@ def read_qcnn(run: Path) -> Result:
     Raises:
         RunError: it is missing or damaged.
     """
-    try:
-        return TypeAdapter(Result).validate_python(read_json(run / "result.json"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RunError(f"{run / 'result.json'} is damaged: {where}: {first['msg']}") from None
+    return checked_result(run, Result)
 
 
 def write_qcnn_report(run: Path) -> Path:
@@ -270,32 +262,16 @@ def _csv(result: Result) -> str:
 
 
 def _page(run: Path, result: Result, figures: Mapping[str, str]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    folder = resources.files("qgraft.reports")
-    page = folder.joinpath("report.html.j2").read_text("utf-8")
-    style = re.search(r"<style>.*?</style>", page, re.DOTALL)
-    template = folder.joinpath("qcnn.html.j2").read_text("utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    config = read_json(run / "config.json") if (run / "config.json").exists() else {}
-    return environment.from_string(
-        template.replace("<style></style>", style[0] if style else "")
-    ).render(
+    return render_page(
+        "qcnn.html.j2",
+        run,
         sentences=sentences(result),
         notes=result["notes"],
         pairs=pairs_of(result),
         lines=table_lines(result),
         comparisons=[_comparison_cells(c) for c in result["comparisons"]],
-        facts=_facts(result, config),
-        figures={
-            name: f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-            for name, svg in figures.items()
-            if svg
-        },
-        command=config.get("command", ""),
-        seed=config.get("seed"),
+        facts=_facts(result, read_settings(run)),
+        figures={name: embedded(svg) for name, svg in figures.items() if svg},
     )
 
 

@@ -150,7 +150,7 @@ def markdown_table(rows: Sequence[Any], columns: Sequence[Column] = COLUMNS) -> 
     table = results_table(rows, columns)
     rule = ["---" if j < 2 else "---:" for j in range(len(table.columns))]
     body = [
-        [f"**{_markdown(cell)}**" if (i, j) in table.best else _markdown(cell)
+        [f"**{markdown_cell(cell)}**" if (i, j) in table.best else markdown_cell(cell)
          for j, cell in enumerate(cells)]
         for i, cells in enumerate(table.cells)
     ]  # fmt: skip
@@ -158,7 +158,8 @@ def markdown_table(rows: Sequence[Any], columns: Sequence[Column] = COLUMNS) -> 
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _markdown(text: str) -> str:
+def markdown_cell(text: str) -> str:
+    """Return text with what Markdown would take for markup escaped."""
     return re.sub(r"([\\`*_\[\]<>|&#~])", r"\\\1", text)
 
 
@@ -172,11 +173,12 @@ def csv_table(rows: Sequence[Any], fields: Sequence[str] = CSV_FIELDS) -> str:
     writer.writerow(fields)
     for row in rows:
         values = {"difference": difference(row), **row}
-        writer.writerow([_csv_cell(values.get(field)) for field in fields])
+        writer.writerow([csv_cell(values.get(field)) for field in fields])
     return out.getvalue()
 
 
-def _csv_cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
+    """Return a value as a spreadsheet may read it: a text that it would run gets an apostrophe."""
     if not isinstance(value, str):
         return value
     text = printable(value)

@@ -7,10 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from qgraft.reports.plots import BLUE, GREY, ORANGE, _drawing, _grid, _svg
+from qgraft.reports.plots import BLUE, ORANGE, _drawing, _grid, _svg
 
-QUANTUM = ("dressed", "photonic", "layer A")
-EDGE = 2.2
+INK = "#1d2430"
+SPOTS = ("#003a5c", "#6e2f00")  # points of the two classes: blue and orange, darker
+QUANTUM = ("dressed", "(QC)", "(QQ)")  # what the title of a quantum model has
+EDGE, COLUMNS = 2.2, 4
+STEP, LEVELS = 2, 16  # maps are drawn on every other point of their grid, in so many colours
+
+
+def is_quantum(model: str) -> bool:
+    """Return whether a model's title is that of a quantum model."""
+    return any(word in model for word in QUANTUM)
 
 
 def accuracy_dots(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -32,40 +40,50 @@ def accuracy_dots(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _dot(panel: Any, y: int, row: Mapping[str, Any]) -> None:
-    is_quantum = any(word in row["model"] for word in QUANTUM)
-    colour = ORANGE if is_quantum else BLUE
+    colour = ORANGE if is_quantum(row["model"]) else BLUE
     low, high, mean = (100 * row[f"accuracy_{k}"] for k in ("min", "max", "mean"))
     spread = 100 * row["accuracy_std"]
-    panel.plot([low, high], [y, y], color=GREY, linewidth=1)
-    panel.plot([mean - spread, mean + spread], [y, y], color=colour, linewidth=3, alpha=0.5)
+    ends = [max(mean - spread, 0), min(mean + spread, 100)]
+    panel.plot(ends, [y, y], color=colour, linewidth=6, alpha=0.3, solid_capstyle="butt")
+    panel.plot([low, high], [y, y], color=colour, linewidth=1)
     panel.plot(mean, y, "o", color=colour, markersize=6)
     if row["published"] is not None:
         panel.plot(100 * row["published"], y, "D", markersize=5, markerfacecolor="white",
-                   markeredgecolor="#1d2430")  # fmt: skip
+                   markeredgecolor=INK)  # fmt: skip
 
 
-def decision_maps(tensors: Mapping[str, Any]) -> str:
-    """Draw what a network says all over the plane, with test points: shapes by models.
+def decision_maps(tensors: Mapping[str, Any], shape: str, models: Sequence[str]) -> str:
+    """Draw what networks say all over the plane, with the test points.
 
     Args:
         tensors: maps `<shape>/<model>`, `points.<shape>` and `labels.<shape>`.
+        shape: which of the shapes.
+        models: titles of the panels, in order.
     """
-    names = [name for name in tensors if "/" in name]
-    shapes = list(dict.fromkeys(name.split("/")[0] for name in names))
-    models = list(dict.fromkeys(name.split("/")[1] for name in names))
-    if not names:
-        return ""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("classes", (BLUE, "white", ORANGE), LEVELS)
+    points, labels = tensors[f"points.{shape}"].numpy(), tensors[f"labels.{shape}"].numpy()
+    n_rows = -(-len(models) // COLUMNS)
     with _drawing():
-        figure, axes = _grid(len(shapes), len(models), (2.1, 2.2), sharex=True, sharey=True)
-        for shape, line in zip(shapes, axes, strict=True):
-            points, labels = tensors[f"points.{shape}"].numpy(), tensors[f"labels.{shape}"].numpy()
-            for model, panel in zip(models, line, strict=True):
-                values = tensors[f"{shape}/{model}"].numpy()
-                panel.imshow(np.asarray(values), origin="lower", extent=(-EDGE, EDGE, -EDGE, EDGE),
-                             cmap="RdBu_r", vmin=0, vmax=1, alpha=0.75)  # fmt: skip
-                for label, colour in ((0, BLUE), (1, ORANGE)):
-                    panel.plot(*points[labels == label].T, ".", color=colour, markersize=2)
-                panel.set_title(f"{model}\n{shape}", fontsize=7)
-                panel.set_xticks([])
-                panel.set_yticks([])
+        figure, axes = _grid(n_rows, COLUMNS, (2.1, 2.3))
+        for panel in axes.flat[len(models) :]:
+            panel.set_axis_off()
+        for model, panel in zip(models, axes.flat, strict=False):
+            values = tensors[f"{shape}/{model}"].numpy()[::STEP, ::STEP]
+            panel.imshow(values, origin="lower", extent=(-EDGE, EDGE, -EDGE, EDGE), alpha=0.75,
+                         cmap=colours, vmin=0, vmax=1, interpolation="none")  # fmt: skip
+            for label, colour in enumerate(SPOTS):
+                _spots(panel, points[labels == label], colour)
+            panel.set_title(model, fontsize=7)
+            panel.set(xticks=[], yticks=[], xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE))
+            panel.grid(visible=False)
         return _svg(figure)
+
+
+def _spots(panel: Any, points: np.ndarray, colour: str) -> None:
+    """Draw points as one path of short strokes, a tenth of the size of as many markers."""
+    x, y = np.repeat(points, 3, axis=0).T
+    x[1::3] += 1e-3
+    x[2::3] = np.nan
+    panel.plot(x, y, color=colour, linewidth=2.2, solid_capstyle="round")

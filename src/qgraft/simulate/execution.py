@@ -27,7 +27,7 @@ from qgraft.simulate.trajectories import misread, trajectory_probabilities
 Gradient = Literal["straight-through", "parameter-shift", "spsa"]
 Read = Callable[["Execution", torch.Generator, Circuit, Tensor, Tensor], Tensor]
 
-DENSITY_UP_TO = 7  # qubits; trajectories take over above
+DENSITY_UP_TO = 8  # qubits; trajectories take over above
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Execution:
         gradient: exact derivative behind sampled values, or from measurements alone.
         unmix: undo read-out errors by inverting each qubit's confusion matrix.
         folds: factors of zero-noise extrapolation, such as (1, 3); empty for none.
-        trajectories: how many stand for a density matrix of more than seven qubits.
+        trajectories: how many stand for a density matrix of more than eight qubits.
     """
 
     noise: NoiseModel | None = None

@@ -108,8 +108,9 @@ def beam_splitter(theta: Tensor, phi: Tensor, cutoff: int) -> Tensor:
     """
     values, even, odd, _ = _blocks(cutoff)
     angles = theta[..., None, None] * values.to(theta)
-    cosines, sines = torch.cos(angles)[..., None, :], torch.sin(angles)[..., None, :]
-    real = (cosines @ even.to(theta) + sines @ odd.to(theta)).squeeze(-2)
+    waves = torch.cat([torch.cos(angles), torch.sin(angles)], -1)
+    # Not as `@`, which would copy the coefficients for every gate.
+    real = torch.einsum("...tk,tkm->...tm", waves, torch.cat([even, odd], 1).to(theta))
     turn = rotation(phi, cutoff)[..., None, :, None]
     return turn.conj() * real.unflatten(-1, (cutoff, cutoff)) * turn.mT
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,27 +15,21 @@ from qgraft.data.imageset import ImageSet
 from qgraft.data.splits import Splits
 from qgraft.evaluation.metrics import score
 from qgraft.seeds import derive, torch_stream
-from qgraft.studies.run import Run
-from qgraft.training.loop import (
-    EpochRecord,
-    Recipe,
-    Samples,
-    load_trained,
-    predict_logits,
-    store_trained,
-    train,
-)
+from qgraft.studies.run import Run, Unit
+from qgraft.training.kept import EpochRecord, finished_epochs, load_trained, store_trained
+from qgraft.training.loop import Recipe, Samples, keep_freed_memory, predict_logits, train
 from qgraft.trunks.features import cached_features
-from qgraft.trunks.npz_weights import find_weights, load_npz
 from qgraft.trunks.orientations import OrientationMean
 from qgraft.trunks.pretrained import FEATURES, STANDARDISE
-from qgraft.trunks.registry import TRUNKS, build_trunk
+from qgraft.trunks.registry import TRUNKS, build_trunk, load_pretrained
 from qgraft.trunks.surface_cnn import Standardise
 
 # Cost of one training image, in training images of CM-2, to weigh the progress bar.
 IMAGE_COST = {name: trunk.image_cost for name, trunk in TRUNKS.items()}
-DENSE_EPOCHS = 40
+# Of pretrained networks, chosen on folds of the development part of NEU-DET, protocol `clean`.
+DENSE_EPOCHS = 60
 TUNE_BATCH = 32
+MIXUP = 0.4
 
 
 class Trained(NamedTuple):
@@ -71,7 +66,15 @@ def classical_recipe(trunk: str, config: TrainingConfig) -> Recipe:
     """Return how a network is trained; a pretrained one is tuned in few and small steps."""
     if TRUNKS[trunk].weights:
         epochs, rate = config.tune_epochs, config.tune_learning_rate
-        return Recipe(epochs, rate, TUNE_BATCH, config.mixed_precision, fades=True)
+        return Recipe(
+            epochs,
+            rate,
+            TUNE_BATCH,
+            config.mixed_precision,
+            fades=True,
+            mixup=MIXUP,
+            warms=True,
+        )
     return Recipe(config.epochs, config.learning_rate, config.batch_size, config.mixed_precision)
 
 
@@ -86,35 +89,10 @@ def train_classical(
     Raises:
         WeightsError: a pretrained network's weights are missing or damaged.
     """
-    samples = Samples(image_tensor(images), torch.from_numpy(images.labels))
-    training, validation = samples.subset(splits.train), samples.subset(splits.select)
-    recipe = classical_recipe(trunk, config)
-    title = TRUNKS[trunk].title
     scored = splits.holdout if len(splits.holdout) else splits.select
     models, curves, selection, probabilities = [], [], [], []
-    history: list[EpochRecord] = []
     for init in range(config.inits):
-        note = f"{title} from images, initialisation {init + 1} of {config.inits}"
-        work = IMAGE_COST[trunk] * len(splits.train)
-        file = trunk_file(run.folder, trunk, init)
-        with run.timed(f"{title}/classical"):
-            model = new_network(
-                trunk, images, splits, seed=derive(config.seed, trunk, init), weights=config.weights
-            )
-            if TRUNKS[trunk].weights:
-                history = train_dense(model, images, splits, config, init)
-            if recipe.epochs:
-                history = train(
-                    model,
-                    training,
-                    validation,
-                    recipe,
-                    seed=derive(config.seed, f"train {trunk}", init),
-                    checkpoint=file,
-                    on_epoch=run.each_epoch(work, note),
-                )
-            else:
-                store_trained(file, model, history)
+        model, history = train_network(run, trunk, images, splits, config, init)
         models.append(model)
         curves.append(history)
         selected = image_probabilities(model, images, splits.select)
@@ -124,15 +102,102 @@ def train_classical(
     return Trained(models[kept].eval(), kept, probabilities, scored, curves)
 
 
+def network_units(
+    trunk: str, images: ImageSet, splits: Splits, config: TrainingConfig
+) -> Iterator[Unit]:
+    """Give the trainings on images that can go on at the same time, one per initialisation.
+
+    A pretrained network gets its weights and dense layers here, where its weights are.
+    """
+    if not classical_recipe(trunk, config).epochs:
+        return
+    for init in range(config.inits):
+        begun = None
+        if TRUNKS[trunk].weights:
+            begun = _begun_network(trunk, images, splits, config, init)[0]
+        file = str(trunk_file(Path(), trunk, init))
+        yield Unit(_network_unit, (images, splits, config), (trunk, init, begun), (file,))
+
+
+def _network_unit(
+    run: Run,
+    images: ImageSet,
+    splits: Splits,
+    config: TrainingConfig,
+    trunk: str,
+    init: int,
+    begun: nn.Sequential | None,
+) -> None:
+    keep_freed_memory()
+    train_network(run, trunk, images, splits, config, init, begun)
+
+
+def train_network(
+    run: Run,
+    trunk: str,
+    images: ImageSet,
+    splits: Splits,
+    config: TrainingConfig,
+    init: int,
+    begun: nn.Sequential | None = None,
+) -> tuple[nn.Sequential, list[EpochRecord]]:
+    """Train one initialisation, or go on with it; return the network and its epoch records.
+
+    Args:
+        run: where its checkpoint is.
+        trunk: which network.
+        images: all images.
+        splits: who may see which of them.
+        config: training settings.
+        init: its number.
+        begun: a pretrained network with its dense layers trained, if it is there already.
+    """
+    recipe, title = classical_recipe(trunk, config), TRUNKS[trunk].title
+    file, history = trunk_file(run.folder, trunk, init), []
+    work = IMAGE_COST[trunk] * len(splits.train)
+    note = f"{title} from images, initialisation {init + 1} of {config.inits}"
+    with run.timed(f"{title}/classical"):
+        if TRUNKS[trunk].weights and finished_epochs(file) >= max(1, recipe.epochs):
+            model = _untrained(trunk, images)
+            history = load_trained(file, model)
+            run.each_epoch(work, note)(recipe.epochs, history)
+            return model, history
+        if begun is None:
+            begun, history = _begun_network(trunk, images, splits, config, init)
+        if not recipe.epochs:
+            store_trained(file, begun, history)
+            return begun, history
+        samples = Samples(image_tensor(images), torch.from_numpy(images.labels))
+        history = train(
+            begun,
+            samples.subset(splits.train),
+            samples.subset(splits.select),
+            recipe,
+            seed=derive(config.seed, f"train {trunk}", init),
+            checkpoint=file,
+            on_epoch=run.each_epoch(work, note),
+        )
+    return begun, history
+
+
+def _begun_network(
+    trunk: str, images: ImageSet, splits: Splits, config: TrainingConfig, init: int
+) -> tuple[nn.Sequential, list[EpochRecord]]:
+    """Return a network as its training on images finds it, and the records of what went before."""
+    seed = derive(config.seed, trunk, init)
+    model = new_network(trunk, images, splits, seed=seed, weights=config.weights)
+    if not TRUNKS[trunk].weights:
+        return model, []
+    return model, train_dense(model, images, splits, config, init)
+
+
 def load_classical(path: Path, trunk: str, images: ImageSet, splits: Splits) -> Trained:
     """Load a network trained by an earlier run and score it like a single initialisation.
 
     Raises:
         WeightsError: the file is not a trained network of this kind, or of other classes.
     """
-    channels = 1 if images.images.ndim == 3 else 3
-    model = build_trunk(trunk, channels=channels, n_classes=len(images.class_names))
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = _untrained(trunk, images)
     history = load_trained(path, model)
     scored = splits.holdout if len(splits.holdout) else splits.select
     probabilities = image_probabilities(model, images, scored)
@@ -147,14 +212,10 @@ def new_network(
     Raises:
         WeightsError: a pretrained network's weights are missing or damaged.
     """
-    channels = 1 if images.images.ndim == 3 else 3
     with torch_stream(seed, "initialise"):
-        model = build_trunk(trunk, channels=channels, n_classes=len(images.class_names))
-    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    title, file = TRUNKS[trunk].title, TRUNKS[trunk].weights
-    if file:
-        path = find_weights(title, file, weights)
-        load_npz(model[FEATURES].network, path, what=title)
+        model = _untrained(trunk, images)
+    if TRUNKS[trunk].weights:
+        load_pretrained(trunk, model, weights)
         features = cached_features(model[:STANDARDISE], image_tensor(images), images.digest())
         learned = features[splits.train]
         model[STANDARDISE] = Standardise(learned.mean(0), learned.std(0).clamp_min(1e-3))
@@ -166,6 +227,16 @@ def new_network(
     mean = sums / count
     model[0] = Standardise(mean, max((squares / count - mean**2) ** 0.5, 1e-3))
     return model
+
+
+def _untrained(trunk: str, images: ImageSet) -> nn.Sequential:
+    model = bare_network(trunk, 1 if images.images.ndim == 3 else 3, len(images.class_names))
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def bare_network(trunk: str, channels: int, n_classes: int) -> nn.Sequential:
+    """Build a network with fresh weights, drawn from torch's generator."""
+    return build_trunk(trunk, channels=channels, n_classes=n_classes)
 
 
 def train_dense(
@@ -183,7 +254,7 @@ def train_dense(
         model[first:],
         samples.subset(splits.train),
         samples.subset(splits.select),
-        Recipe(DENSE_EPOCHS, config.learning_rate, config.batch_size, fades=True),
+        Recipe(DENSE_EPOCHS, config.learning_rate, config.batch_size, fades=True, mixup=MIXUP),
         seed=derive(config.seed, "train dense", init),
     )
 

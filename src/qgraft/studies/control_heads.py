@@ -8,6 +8,7 @@ its initial weights and its order of samples from the same streams as the hybrid
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +57,17 @@ CONTROLS = (
 )
 
 
+def seeds_of(kind: Kind, config: TrainingConfig) -> range:
+    """Return the seeds that heads of a kind are trained from; hybrids have their first already."""
+    n_seeds = config.head_seeds if kind.repeats else 1
+    return range(1, n_seeds) if kind == QUANTUM else range(n_seeds)
+
+
+def control_file(folder: Path, name: str, variant: str, kind: Kind) -> Path:
+    """Return where the classes that the heads of a kind predict are kept."""
+    return head_file(folder, name, variant, f"control-{kind.name}")
+
+
 class Bench(NamedTuple):
     """What all heads of one comparison share.
 
@@ -99,7 +111,7 @@ def predicted_classes(run: Run, bench: Bench, kind: Kind, seeds: range) -> np.nd
     Raises:
         WeightsError: the file is damaged beyond repair or of another study.
     """
-    path = head_file(run.folder, bench.name, bench.hybrid.variant, f"control-{kind.name}")
+    path = control_file(run.folder, bench.name, bench.hybrid.variant, kind)
     shape = (len(seeds), bench.config.folds, len(bench.samples.labels))
     work = SAMPLE_COST * len(bench.splits.development) * bench.config.folds * len(seeds)
     note = f"{bench.name} {bench.hybrid.variant}, {kind.says}"

@@ -70,12 +70,7 @@ def decide(
         splits: the head learns from `train`, is judged on `select` and checked on `holdout`.
         config: training settings.
     """
-    seed = head_seed(config, hybrid, config.folds + 1)  # the folds and the final head come first
-    head = new_graft(model, name, hybrid, config, seed=seed).head
-    with run.timed(f"{name}/{hybrid.variant}"):
-        train_parts(
-            run, [head], name, hybrid, samples, [Part(DECISION, splits.train, None)], config
-        )
+    head = train_decision(run, model, name, hybrid, samples, splits, config)
     labels = images.labels
 
     def scores(part: np.ndarray) -> np.ndarray:
@@ -86,6 +81,24 @@ def decide(
     if len(held):
         facts["holdout"] = holdout_facts(facts, scores(held), labels[held], images.groups[held])
     return facts
+
+
+def train_decision(
+    run: Run,
+    model: nn.Module,
+    name: str,
+    hybrid: Hybrid,
+    samples: Samples,
+    splits: Splits,
+    config: TrainingConfig,
+) -> nn.Module:
+    """Train the decision head, or read it; of `model` only the layers matter, not weights."""
+    seed = head_seed(config, hybrid, config.folds + 1)  # the folds and the final head come first
+    head = new_graft(model, name, hybrid, config, seed=seed).head
+    parts = [Part(DECISION, splits.train, None)]
+    with run.timed(f"{name}/{hybrid.variant}"):
+        train_parts(run, [head], name, hybrid, samples, parts, config)
+    return head
 
 
 def read_decision(

@@ -8,15 +8,15 @@ circuit, with an entangling one, with another read-out, and without anything qua
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from qgraft.config import DistillConfig
 from qgraft.errors import ConfigError
 from qgraft.grafting import graft
 from qgraft.heads.registry import HEADS
-from qgraft.studies.distill_cells import settings_of, train_cell
+from qgraft.studies.distill_cells import Scores, cell_files, settings_of, train_cell
 from qgraft.studies.distill_rows import (
     NOBODY,
     Cell,
@@ -33,10 +33,11 @@ from qgraft.studies.distill_teachers import (
     Teacher,
     check_teacher,
     hear,
+    teacher_units,
     teacher_work,
     trained_teacher,
 )
-from qgraft.studies.run import Run, keep_data
+from qgraft.studies.run import Run, Unit, keep_data
 from qgraft.training.checkpoint import write_json
 from qgraft.trunks.lenet import DIGIT_NETWORKS
 from qgraft.trunks.registry import TRUNKS
@@ -59,11 +60,16 @@ def run_distill(run: Run, tasks: Sequence[DistillTask], config: DistillConfig) -
     run.work = _work(plans, config)
     keep_data(run.folder, _described(tasks))
     cells, teachers = [], []
+    run.spread(run, (unit for task in tasks for unit in teacher_units(task, config)))
+    places = []
     for task, students in plans:
         heard = [hear(run, name, task, config) for name in _teachers(config)]
         teachers += [teacher_row(task, teacher) for teacher in heard]
-        with run.timed(f"students/{task.name}"):
-            cells += _cells(run, _for_students(run, task, config), students, heard, config)
+        places.append((_for_students(run, task, config), students, heard))
+    run.spread(run, (lesson.unit(config) for place in places for lesson in _lessons(*place)))
+    for place in places:
+        with run.timed(f"students/{place[0].name}"):
+            cells += [lesson.cell(run, config) for lesson in _lessons(*place)]
     result = {
         "study": "distill",
         "rows": rows_of(cells, config),
@@ -132,27 +138,61 @@ def _for_students(run: Run, task: DistillTask, config: DistillConfig) -> Distill
     return on_features(task, graft(network, "all", head="dense").trunk)
 
 
-def _cells(
-    run: Run,
+class _Lesson(NamedTuple):
+    """A student under one teacher, or under nobody."""
+
+    task: DistillTask
+    which: Student
+    like: Student | None
+    teacher: Teacher | None
+
+    @property
+    def name(self) -> str:
+        return self.teacher.name if self.teacher else NOBODY
+
+    def unit(self, config: DistillConfig) -> Unit:
+        file = _file_name(self.name)
+        leaves = tuple(f"heads/{f}" for f in cell_files(self.which, self.task, file, config))
+        shared = self.task, self.teacher, config
+        return Unit(_train_lesson, shared, (self.which, self.like), leaves)
+
+    def cell(self, run: Run, config: DistillConfig) -> Cell:
+        scores = _scores_of(run, self, config)
+        return Cell(self.task, self.which, self.name, scores, self.like is not None)
+
+
+def _lessons(
     task: DistillTask,
     students: list[tuple[Student, Student | None]],
     teachers: list[Teacher],
-    config: DistillConfig,
-) -> list[Cell]:
-    cells = []
+) -> Iterator[_Lesson]:
+    """Give all lessons of a task; label smoothing is a control of the student asked for only."""
     for which, like in students:
         for teacher in (None, *teachers):
-            name = teacher.name if teacher else NOBODY
-            if like is not None and name == UNIFORM:
-                continue  # label smoothing is a control of the student asked for
-            scores = train_cell(
-                which, task, _file_name(name), teacher.taught if teacher else None, config,
-                folder=run.folder / "heads", like=like,
-                on_epoch=partial(_advance, run, task, config.batch_size,
-                                 f"{which.name} taught by {name}"),
-            )  # fmt: skip
-            cells.append(Cell(task, which, name, scores, like is not None))
-    return cells
+            if like is None or teacher is None or teacher.name != UNIFORM:
+                yield _Lesson(task, which, like, teacher)
+
+
+def _train_lesson(
+    run: Run,
+    task: DistillTask,
+    teacher: Teacher | None,
+    config: DistillConfig,
+    which: Student,
+    like: Student | None,
+) -> None:
+    with run.timed(f"students/{task.name}"):
+        _scores_of(run, _Lesson(task, which, like, teacher), config)
+
+
+def _scores_of(run: Run, lesson: _Lesson, config: DistillConfig) -> Scores:
+    task, which, teacher = lesson.task, lesson.which, lesson.teacher
+    who = f"{which.name} taught by {lesson.name}"
+    return train_cell(
+        which, task, _file_name(lesson.name), teacher.taught if teacher else None, config,
+        folder=run.folder / "heads", like=lesson.like,
+        on_epoch=partial(_advance, run, task, config.batch_size, who),
+    )  # fmt: skip
 
 
 def _file_name(teacher: str) -> str:

@@ -27,15 +27,8 @@ from qgraft.studies.distill_students import (
 from qgraft.studies.distill_tasks import DistillTask
 from qgraft.training.checkpoint import load_tensors, save_tensors
 from qgraft.training.distillation import Distillation, Taught, distilled
-from qgraft.training.loop import (
-    EpochRecord,
-    Loss,
-    Recipe,
-    Samples,
-    label_loss,
-    predict_logits,
-    train,
-)
+from qgraft.training.kept import EpochRecord
+from qgraft.training.loop import Loss, Recipe, Samples, label_loss, predict_logits, train
 from qgraft.training.side_by_side import SideBySide, loss_of_all, samples_for_all
 from qgraft.training.stopping import stop_if_asked
 
@@ -95,13 +88,14 @@ def train_cell(
         on_epoch: told of every epoch.
     """
     students = new_students(which, task, config, like)
-    side_by_side = trains_side_by_side(which, config) and len(students) > 1
-    groups = [students] if side_by_side else [[one] for one in students]
+    if taught is None:
+        task = task._replace(training=task.labels_only)
     parts = []
-    for number, group in enumerate(groups):
-        seeds = range(config.seeds) if side_by_side else range(number, number + 1)
-        ending = "" if side_by_side else f"-{number}"
-        path = folder / task.name / f"{which.key}-{teacher}{ending}.safetensors"
+    for name, seeds in zip(
+        cell_files(which, task, teacher, config), _groups(which, config), strict=True
+    ):
+        group = students[seeds.start : seeds.stop]
+        path = folder / name
         if path.exists():
             tensors = _read(path, len(group), config.epochs, len(task.test.labels))
             done = float(len(group) * config.epochs)
@@ -114,6 +108,20 @@ def train_cell(
     return Scores(
         np.concatenate(rights), np.concatenate(curves), np.concatenate(losses), n_params[0]
     )
+
+
+def cell_files(which: Student, task: DistillTask, teacher: str, config: DistillConfig) -> list[str]:
+    """Return the files that a cell leaves below its folder, one per group of seeds."""
+    groups = _groups(which, config)
+    endings = [""] if len(groups[0]) > 1 else [f"-{seeds.start}" for seeds in groups]
+    return [f"{task.name}/{which.key}-{teacher}{ending}.safetensors" for ending in endings]
+
+
+def _groups(which: Student, config: DistillConfig) -> list[range]:
+    """Return the seeds that are trained together."""
+    if trains_side_by_side(which, config) and config.seeds > 1:
+        return [range(config.seeds)]
+    return [range(seed, seed + 1) for seed in range(config.seeds)]
 
 
 def _train_group(

@@ -195,6 +195,12 @@ def notes(config: DistillConfig) -> list[str]:
             f"{config.per_class} per class: part of a gain is what the teacher knows of images "
             "the student never saw. The uniform teacher shows what label smoothing alone does."
         )
+    if config.unlabelled:
+        found.append(
+            f"{config.unlabelled:,} further training images have no label for the student: the "
+            "teacher's part of the loss alone counts there. Students without a teacher see their "
+            "labelled images again and again, so all take equally many steps."
+        )
     if config.trunks:
         found.append(
             "The teacher was trained in an earlier run: whether it has seen the test images is "

@@ -1,14 +1,16 @@
 """The students of a distillation study, by name.
 
 `v1` is the published network; `v1-linear`, `v1-entangling` and `v1-no-circuit` change its read-out,
-its circuit, or leave the circuit out. `v2-<reduction>-<encoding>` are those of the second version,
-`...-plain` without entangling gates. `classical` has no circuit and no more parameters. Any head of
-`qgraft.heads.registry` takes the features of the teacher's trunk, or flattened pixels.
+its circuit, or leave the circuit out; `v1-dressed` puts a dressed circuit on its convolutions.
+`v2-<reduction>-<encoding>` are those of the second version, `...-plain` without entangling gates.
+`classical` has no circuit and no more parameters. Any head of `qgraft.heads.registry` takes the
+features of the teacher's trunk, or flattened pixels.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from math import pi
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -20,6 +22,8 @@ from qgraft.errors import ConfigError
 from qgraft.heads.dense import DenseHead
 from qgraft.heads.encoded_student import EncodedOptions, EncodedStudent, Encoding, Reduction
 from qgraft.heads.product_student import (
+    HIDDEN,
+    AngleNet,
     CircuitKind,
     ClassicalStudent,
     ProductStudent,
@@ -39,11 +43,13 @@ V1: dict[str, tuple[CircuitKind, ReadOut]] = {
     "v1-entangling": ("entangling", "sigmoid"),
     "v1-no-circuit": ("none", "linear"),
 }
+V1_DRESSED = "v1-dressed"
 V2 = tuple(f"v2-{r}-{e}" for r in get_args(Reduction) for e in get_args(Encoding))
 CLASSICAL = "classical"
 PLAIN = "-plain"
-STUDENTS = (*V1, *V2, *(f"{name}{PLAIN}" for name in V2), CLASSICAL, *HEADS)
+STUDENTS = (*V1, V1_DRESSED, *V2, *(f"{name}{PLAIN}" for name in V2), CLASSICAL, *HEADS)
 V1_CONTROLS = ("v1-linear", "v1-entangling", "v1-no-circuit", CLASSICAL)
+DRESSED_CONTROLS = ("v1-no-circuit", CLASSICAL)
 SIDE_BY_SIDE_BATCH = 16  # larger batches fill the processor by themselves
 
 
@@ -61,7 +67,7 @@ class Student(NamedTuple):
     @property
     def is_v1(self) -> bool:
         """Tell whether it has the convolutions of the published student."""
-        return self.name in V1
+        return self.name in V1 or self.name == V1_DRESSED
 
 
 def student(name: str, n_qubits: int) -> Student:
@@ -76,7 +82,7 @@ def student(name: str, n_qubits: int) -> Student:
         close = get_close_matches(name, STUDENTS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ConfigError(
-            f"unknown student {name!r}; {hint}use {', '.join(V1)}, {CLASSICAL}, "
+            f"unknown student {name!r}; {hint}use {', '.join(V1)}, {V1_DRESSED}, {CLASSICAL}, "
             f"v2-<{'|'.join(get_args(Reduction))}>-<{'|'.join(get_args(Encoding))}>[{PLAIN}], or "
             f"a head: {', '.join(HEADS)}"
         )
@@ -87,6 +93,8 @@ def controls_of(name: str) -> tuple[str, ...]:
     """Return the students that tell what the circuit of a student is worth."""
     if name == "v1":
         return V1_CONTROLS
+    if name == V1_DRESSED:
+        return DRESSED_CONTROLS
     if name in V2:
         return (f"{name}{PLAIN}", "no-circuit", CLASSICAL)
     if takes_dressed_options(name) and name == "dressed":
@@ -111,6 +119,8 @@ def build_student(
     n = which.n_qubits
     if which.name in V1:
         return _fitted(task, ProductStudent(task.n_classes, _v1_options(which, task, config)))
+    if which.name == V1_DRESSED:
+        return _fitted(task, _dressed_v1(task.n_classes, n, config.depth))
     if which.name == CLASSICAL:
         if like is None or like.is_v1:
             return _fitted(task, ClassicalStudent(task.n_classes, n))
@@ -133,6 +143,13 @@ def _v1_options(which: Student, task: DistillTask, config: DistillConfig) -> Stu
     if shots == "published":
         shots = PUBLISHED_SHOTS.get((task.classes, which.n_qubits), max(PUBLISHED_SHOTS.values()))
     return options._replace(shots=shots, published_gradient=config.published_gradient)
+
+
+def _dressed_v1(n_classes: int, n_qubits: int, depth: int) -> nn.Module:
+    """Return the published convolutions, then a dressed circuit instead of the published one."""
+    convolutions = list(AngleNet(n_qubits))[:-1]
+    head = build_head("dressed", HIDDEN, n_classes, n_qubits=n_qubits, depth=depth, scale=pi / 2)
+    return nn.Sequential(*convolutions, head)
 
 
 def _v2_student(which: Student, task: DistillTask, config: DistillConfig) -> EncodedStudent:
@@ -186,6 +203,7 @@ def new_students(
 
 def trains_side_by_side(which: Student, config: DistillConfig) -> bool:
     """Tell whether the seeds of a student are trained together: small batches, nothing drawn."""
-    special = config.shots is not None or config.attention or config.relations
-    is_small = which.is_v1 or which.name == CLASSICAL
+    # Batches of different students hold different numbers of labels, so their losses cannot be one.
+    special = config.shots is not None or config.attention or config.relations or config.unlabelled
+    is_small = which.name in V1 or which.name == CLASSICAL
     return is_small and not special and config.batch_size <= SIDE_BY_SIDE_BATCH

@@ -2,7 +2,8 @@
 
 The teacher learns from all training images of the classes. Published students see 150 images per
 class; under `clean` the next 50 of each class choose the epoch and the whole test set is scored,
-under `paper` the first 150 test images of each class do both.
+under `paper` the first 150 test images of each class do both. Further training images may join
+without their labels: what the teacher says about them is all that is known.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from qgraft.data.splits import Splits
 from qgraft.errors import DataError
 from qgraft.seeds import numpy_rng
 from qgraft.studies.fit import read_images
+from qgraft.training.distillation import UNLABELLED
 from qgraft.training.loop import Samples
 from qgraft.trunks.features import cached_features
 
@@ -41,7 +43,7 @@ class DistillTask(NamedTuple):
         classes: which classes, as in `0-5`.
         class_names: names of the labels.
         teaching: samples a teacher learns from.
-        training: samples students learn from.
+        training: samples students learn from; labels may be `UNLABELLED`.
         validation: samples that choose the epoch.
         test: samples that are scored.
         shown: inputs of the training samples as the teacher sees them.
@@ -69,6 +71,16 @@ class DistillTask(NamedTuple):
         return len(self.class_names)
 
     @property
+    def labels_only(self) -> Samples:
+        """Training samples for a student without a teacher: labelled ones, again and again.
+
+        As many as with a teacher, so that an epoch has as many steps.
+        """
+        places = np.flatnonzero(self.training.labels.numpy() != UNLABELLED)
+        n = len(self.training.labels)
+        return self.training if len(places) == n else self.training.subset(np.resize(places, n))
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return tuple(self.training.inputs.shape[1:])
@@ -78,6 +90,7 @@ class DistillTask(NamedTuple):
         parts = (self.teaching, self.training, self.validation, self.test)
         return {
             "classes": list(self.class_names),
+            "unlabelled": int((self.training.labels == UNLABELLED).sum()),
             **{
                 name: len(part.labels)
                 for name, part in zip(("teaching", "training", "validation", "test"), parts,
@@ -104,8 +117,17 @@ def digit_tasks(
     *,
     protocol: Protocol,
     per_class: int | Literal["all"],
+    unlabelled: int = 0,
 ) -> list[DistillTask]:
     """Return the tasks from folders `mnist` and `fashion-mnist` with four files each.
+
+    Args:
+        folder: holds the folders of the data sets.
+        datasets: which of them.
+        classes: names of `CLASS_SETS`.
+        protocol: decides on what the epoch is chosen.
+        per_class: labelled images of each class.
+        unlabelled: further training images, drawn without looking at their labels.
 
     Raises:
         DataError: a folder or file is missing, or a class has too few images.
@@ -119,19 +141,21 @@ def digit_tasks(
             chosen = CLASS_SETS[name]
             tasks.append(
                 _digit_task(dataset, name, training.only(chosen), test.only(chosen),
-                            protocol, per_class)
+                            protocol, per_class, unlabelled)
             )  # fmt: skip
     return tasks
 
 
-def embedded_task(*, protocol: Protocol, per_class: int | Literal["all"]) -> DistillTask:
+def embedded_task(
+    *, protocol: Protocol, per_class: int | Literal["all"], unlabelled: int = 0
+) -> DistillTask:
     """Return six classes of the small digits that scikit-learn ships, enlarged."""
     data = embedded_transfer_data()
     parts = [
         Digits(part.images, np.unique(part.labels, return_inverse=True)[1].astype(np.int64))
         for part in (data.training, data.test)
     ]
-    return _digit_task("embedded", "6", parts[0], parts[1], protocol, per_class)
+    return _digit_task("embedded", "6", parts[0], parts[1], protocol, per_class, unlabelled)
 
 
 def _digit_task(
@@ -141,64 +165,103 @@ def _digit_task(
     test: Digits,
     protocol: Protocol,
     per_class: int | Literal["all"],
+    unlabelled: int = 0,
 ) -> DistillTask:
     names = tuple(map(str, np.unique(training.labels)))
     if protocol == "paper":
-        test = _each(test, 0, PAPER_TEST_PER_CLASS)
+        first = _each(test.labels, 0, PAPER_TEST_PER_CLASS)
+        test = Digits(test.images[first], test.labels[first])
     if per_class == "all":
         order = numpy_rng(0, "validation images").permutation(len(training.labels))
         cut = len(order) // SELECT_TENTH
-        select, learn = (Digits(training.images[np.sort(i)], training.labels[np.sort(i)])
-                         for i in (order[:cut], order[cut:]))  # fmt: skip
+        select, learn = np.sort(order[:cut]), np.sort(order[cut:])
     else:
-        learn = _each(training, 0, per_class)
-        select = _each(training, per_class, per_class + max(1, per_class // SELECT_SHARE))
-    teaching, learned, tested = (_samples(part) for part in (training, learn, test))
-    validation = tested if protocol == "paper" else _samples(select)
+        learn = _each(training.labels, 0, per_class)
+        stop = per_class + max(1, per_class // SELECT_SHARE)
+        select = _each(training.labels, per_class, stop)
+    teaching, tested = _samples(training), _samples(test)
+    others = np.setdiff1d(np.arange(len(training.labels)), [*learn, *select])
+    learned = _with_unlabelled(teaching.subset(learn), teaching.subset(others), unlabelled)
+    validation = tested if protocol == "paper" else teaching.subset(select)
     return DistillTask(
         dataset, classes, names, teaching, learned, validation, tested, learned.inputs,
         tested.inputs,
     )  # fmt: skip
 
 
-def _each(digits: Digits, start: int, stop: int) -> Digits:
-    """Return images `start` to `stop` of every class, in file order.
+def _with_unlabelled(labelled: Samples, others: Samples, n: int) -> Samples:
+    """Return labelled samples, then `n` of the others without their labels.
+
+    Raises:
+        DataError: there are not so many others.
+    """
+    if n > len(others.labels):
+        raise DataError(
+            f"{n} unlabelled images were asked for, but only {len(others.labels)} training images "
+            "are neither labelled nor used for validation; lower --unlabelled or --per-class"
+        )
+    drawn = numpy_rng(0, "unlabelled images").permutation(len(others.labels))[:n]
+    return Samples(
+        torch.cat([labelled.inputs, others.inputs[drawn]]),
+        torch.cat([labelled.labels, torch.full((n,), UNLABELLED)]),
+    )
+
+
+def _each(labels: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return the places of images `start` to `stop` of every class, in file order.
 
     Raises:
         DataError: a class has too few.
     """
     found = []
-    for label in np.unique(digits.labels):
-        places = np.flatnonzero(digits.labels == label)
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
         if len(places) <= start:
             raise DataError(
                 f"class {label} has {len(places)} images where more than {start} are needed; "
                 "lower --per-class"
             )
         found.append(places[start:stop])
-    index = np.sort(np.concatenate(found))
-    return Digits(digits.images[index], digits.labels[index])
+    return np.sort(np.concatenate(found))
 
 
 def _samples(digits: Digits) -> Samples:
     return Samples(torch.from_numpy(digits.images)[:, None], torch.from_numpy(digits.labels))
 
 
-def image_task(images: ImageSet, splits: Splits, *, name: str) -> DistillTask:
-    """Return a task from images of one's own: splits by photograph, hold-out as the test part."""
+def image_task(
+    images: ImageSet,
+    splits: Splits,
+    *,
+    name: str,
+    per_class: int | Literal["all"] = "all",
+    unlabelled: int = 0,
+) -> DistillTask:
+    """Return a task from images of one's own: splits by photograph, hold-out as the test part.
+
+    The teacher learns from the whole training part, students from the first `per_class` images of
+    every class and `unlabelled` others.
+
+    Raises:
+        DataError: a class has no image, or too few are left without a label.
+    """
     pixels = torch.from_numpy(images.images)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     everything = Samples(pixels.contiguous(), torch.from_numpy(images.labels))
-    learn, select, test = (
+    teaching, select, test = (
         everything.subset(part) for part in (splits.train, splits.select, splits.holdout)
     )
+    n = len(teaching.labels)
+    first = np.arange(n) if per_class == "all" else _each(teaching.labels.numpy(), 0, per_class)
+    others = teaching.subset(np.setdiff1d(np.arange(n), first))
+    learn = _with_unlabelled(teaching.subset(first), others, unlabelled)
     return DistillTask(
-        name, "all", images.class_names, learn, learn, select, test, learn.inputs, test.inputs
+        name, "all", images.class_names, teaching, learn, select, test, learn.inputs, test.inputs
     )
 
 
 def own_task(
-    folder: Path, classes: str, *, per_class: int | Literal["all"], seed: int
+    folder: Path, classes: str, *, per_class: int | Literal["all"], unlabelled: int, seed: int
 ) -> DistillTask:
     """Return the task of a folder in any layout that `fit` reads, or with the files of MNIST.
 
@@ -208,11 +271,14 @@ def own_task(
     if any(folder.glob("train-images-idx3-ubyte*")):
         tasks = digit_tasks(
             folder.resolve().parent, (folder.resolve().name,), (classes,), protocol="clean",
-            per_class=per_class,
+            per_class=per_class, unlabelled=unlabelled,
         )  # fmt: skip
         return tasks[0]
     found = read_images(resolve(FitConfig, {"data": str(folder), "seed": seed}))
-    return image_task(found.images, found.splits, name=folder.resolve().name or "images")
+    return image_task(
+        found.images, found.splits, name=folder.resolve().name or "images", per_class=per_class,
+        unlabelled=unlabelled,
+    )  # fmt: skip
 
 
 def on_features(task: DistillTask, trunk: nn.Module) -> DistillTask:

@@ -7,6 +7,7 @@ classical networks; a `.npz` or `.safetensors` file of logits; and `uniform`, wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,17 +19,11 @@ from qgraft.errors import ConfigError
 from qgraft.seeds import torch_stream
 from qgraft.studies.distill_students import STUDENTS, build_student, student
 from qgraft.studies.distill_tasks import DistillTask, samples_digest
-from qgraft.studies.run import Run
+from qgraft.studies.run import Run, Unit
 from qgraft.training.distillation import Ensemble, Taught, teach, uniform_teacher
+from qgraft.training.kept import load_trained
 from qgraft.training.logits_file import read_logits
-from qgraft.training.loop import (
-    Recipe,
-    Samples,
-    keep_freed_memory,
-    load_trained,
-    predict_logits,
-    train,
-)
+from qgraft.training.loop import Recipe, Samples, keep_freed_memory, predict_logits, train
 from qgraft.trunks.features import cached_features
 from qgraft.trunks.lenet import DIGIT_NETWORKS, digit_network
 from qgraft.trunks.registry import TRUNKS, build_trunk
@@ -115,7 +110,7 @@ def trained_teacher(
         mean = ENSEMBLES[name]
         return Ensemble(parts, mean), None  # pyright: ignore[reportArgumentType]
     network = new_teacher(name, task, config)
-    file = f"{task.name}-{name.replace(':', '-')}.safetensors"
+    file = _file(name, task)
     if config.trunks:
         kept = Path(config.trunks)
         history = load_trained(kept if kept.is_file() else kept / file, network)
@@ -131,6 +126,28 @@ def trained_teacher(
             )  # fmt: skip
     scores = [record["val_accuracy"] for record in history if "val_accuracy" in record]
     return network, max(scores, default=None)
+
+
+def teacher_units(task: DistillTask, config: DistillConfig) -> Iterator[Unit]:
+    """Give the trainings of the teachers of a task that are not there already."""
+    if config.trunks:
+        return
+    wanted = dict.fromkeys(
+        member
+        for name in config.teachers
+        for member in (DIGIT_NETWORKS if name in ENSEMBLES else (name,))
+    )
+    for name in wanted:
+        if name in DIGIT_NETWORKS or name in TRUNKS or ":" in name:
+            yield Unit(_train_teacher, (task, config), (name,), (f"trunks/{_file(name, task)}",))
+
+
+def _train_teacher(run: Run, task: DistillTask, config: DistillConfig, name: str) -> None:
+    trained_teacher(run, name, task, config)
+
+
+def _file(name: str, task: DistillTask) -> str:
+    return f"{task.name}-{name.replace(':', '-')}.safetensors"
 
 
 def new_teacher(name: str, task: DistillTask, config: DistillConfig) -> nn.Module:

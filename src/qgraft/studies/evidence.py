@@ -39,6 +39,7 @@ from qgraft.studies.control_heads import (
     Kind,
     new_head,
     predicted_classes,
+    seeds_of,
 )
 from qgraft.studies.hybrid import Grafted
 from qgraft.studies.run import Run
@@ -68,16 +69,15 @@ class Answers(NamedTuple):
 
 def collect_answers(run: Run, bench: Bench, grafted: Grafted) -> list[Answers]:
     """Return the answers of a hybrid's heads from all seeds, then those of its controls."""
-    n_seeds = bench.config.head_seeds
+    config = bench.config
     own = _own_classes(grafted, bench.splits)[None]
-    if n_seeds > 1:
-        own = np.concatenate([own, predicted_classes(run, bench, QUANTUM, range(1, n_seeds))])
+    if seeds := seeds_of(QUANTUM, config):
+        own = np.concatenate([own, predicted_classes(run, bench, QUANTUM, seeds)])
     place = bench.name, bench.hybrid.variant
     found = [Answers(*place, QUANTUM, own, grafted.report.head)]
     for kind in CONTROLS:
-        seeds = range(n_seeds if kind.repeats else 1)
         with run.timed(f"{bench.name}/{bench.hybrid.variant}/{kind.name}"):
-            classes = predicted_classes(run, bench, kind, seeds)
+            classes = predicted_classes(run, bench, kind, seeds_of(kind, config))
         found.append(Answers(*place, kind, classes, _count(bench, kind)))
     return found
 

@@ -1,37 +1,27 @@
 """A trained head on the way to hardware: its score under shots, noise and what helps against it.
 
-Nothing is trained but copies of the head, nothing of the run is changed. Scores are on the
-outer hold-out of the run.
+Nothing is trained but copies of the head, nothing of the run is changed. Scores are on images
+that the head did not learn from.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import nn
 
-from qgraft.config import SurfaceConfig, resolve
-from qgraft.data.surface import surface_images, surface_splits
-from qgraft.errors import RunError
 from qgraft.evaluation.metrics import score
-from qgraft.heads.dressed import DressedHead
-from qgraft.heads.measured import MeasuredHead, Run, measured_head, with_circuit
-from qgraft.heads.qcnn import QcnnHead
+from qgraft.heads.measured import MeasuredHead, Run, measured_head
 from qgraft.seeds import derive, numpy_rng
 from qgraft.simulate.execution import Execution
 from qgraft.simulate.noise import NoiseModel, depolarizing
-from qgraft.studies.classical import image_tensor
-from qgraft.studies.predict import load_fitted
-from qgraft.studies.surface import read_photographs
-from qgraft.training.checkpoint import read_json
+from qgraft.studies.hardware_heads import HeadData
 from qgraft.training.loop import Samples, predict_logits
-from qgraft.trunks.features import cached_features
+from qgraft.training.one_thread import one_thread
 
 SHOTS = (8, 32, 128, 512, 2048, 8192)
 STRENGTHS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -44,16 +34,6 @@ PUBLISHED = (
 PUBLISHED_SOURCE = "Mari et al., arXiv 1912.08278: trained on a simulator, run on the device"
 
 Progress = Callable[[float, float, str], None]
-
-
-@dataclass(frozen=True)
-class HeadData:
-    """A trained head with the features it was trained and is scored on."""
-
-    head: DressedHead | QcnnHead
-    variant: str
-    development: Samples
-    holdout: Samples
 
 
 class Point(TypedDict):
@@ -73,43 +53,6 @@ class Point(TypedDict):
     log_loss: float
     same_class: float
     repeats: int
-
-
-def load_head(folder: Path, variant: str | None = None, data: Path | None = None) -> HeadData:
-    """Return a head of a finished surface run with its features.
-
-    Args:
-        folder: a run of `reproduce surface` under protocol `clean`.
-        variant: such as "CM-2/QTL-M-2"; by default the one with the best F1 on its folds.
-        data: the photographs, where they have moved.
-
-    Raises:
-        RunError: the run is of another kind, or not finished.
-    """
-    settings = dict(read_json(folder / "config.json"))
-    settings.pop("command", None)
-    if settings.get("study") != "surface" or settings.get("protocol") != "clean":
-        raise RunError(
-            f"{folder} is no run of 'reproduce surface --protocol clean', whose photographs and "
-            "hold-out this needs"
-        )
-    config = resolve(SurfaceConfig, {**settings, **({"data": str(data)} if data else {})})
-    fitted = load_fitted(folder, variant)
-    photographs = read_photographs(config)
-    images = surface_images(
-        photographs, protocol=config.protocol, per_class=config.per_class, seed=config.seed
-    )
-    splits = surface_splits(
-        photographs, images, protocol=config.protocol, n_folds=config.folds, seed=config.seed
-    )
-    features = cached_features(fitted.model.trunk, image_tensor(images), images.digest())
-    samples = Samples(features, torch.from_numpy(images.labels))
-    return HeadData(
-        with_circuit(fitted.model.head),
-        variant or "best on its folds",
-        samples.subset(splits.development),
-        samples.subset(splits.holdout),
-    )
 
 
 def run_noise_study(
@@ -164,6 +107,7 @@ def run_noise_study(
         progress(number + n_work - len(jobs), n_work, condition)
         points.append(_point(condition, strength, how, head, data.holdout, ideal, repeats, seed))
     return {
+        "task": data.task,
         "variant": data.variant,
         "holdout_images": len(data.holdout.labels),
         "points": points,
@@ -219,6 +163,7 @@ def score_head(head: nn.Module, samples: Samples, ideal: torch.Tensor) -> dict[s
     }
 
 
+@one_thread()
 def train_under(
     data: HeadData, noise: NoiseModel | None, epochs: int, seed: int, batch_size: int = 64
 ) -> nn.Module:
@@ -241,7 +186,7 @@ def train_under(
 def score_on_device(data: HeadData, run: Run, n_images: int, seed: int = 0) -> dict[str, Any]:
     """Score a head on a device over some hold-out images, beside the ideal simulator.
 
-    The images are drawn evenly from the classes, the same for every device.
+    The images are drawn evenly from the classes unless all are wanted, the same for every device.
     """
     labels = data.holdout.labels.numpy()
     random = numpy_rng(seed, "images for a device")
@@ -249,6 +194,8 @@ def score_on_device(data: HeadData, run: Run, n_images: int, seed: int = 0) -> d
     share = [random.permutation(np.flatnonzero(labels == one)) for one in classes]
     each = -(-n_images // len(classes))
     chosen = np.sort(np.concatenate([part[:each] for part in share])[:n_images])
+    if n_images >= len(labels):
+        chosen = np.arange(len(labels))
     samples = data.holdout.subset(chosen)
     with torch.no_grad():
         ideal = data.head.eval()(samples.inputs).softmax(-1)

@@ -20,15 +20,8 @@ from qgraft.seeds import derive, torch_stream
 from qgraft.studies.classical import image_tensor, probabilities_of
 from qgraft.studies.run import Run
 from qgraft.training.head_trainer import HeadTask, can_train, train_heads
-from qgraft.training.loop import (
-    EpochRecord,
-    Recipe,
-    Samples,
-    finished_epochs,
-    load_trained,
-    store_trained,
-    train,
-)
+from qgraft.training.kept import EpochRecord, finished_epochs, load_trained, store_trained
+from qgraft.training.loop import Recipe, Samples, train
 from qgraft.trunks.features import cached_features
 
 # Cost of one head-training sample, in training images of CM-2, to weigh the progress bar.
@@ -128,19 +121,9 @@ def train_hybrid(
 
     Only heads are trained: the trunk is frozen, in eval mode, and runs once over all images.
     """
-    with run.timed(f"{name}/features"):
-        trunk = new_graft(model, name, hybrid, config, seed=0)
-        features = cached_features(trunk.trunk, image_tensor(images), images.digest())
-    samples = Samples(features, torch.from_numpy(images.labels))
-    parts = [Part(str(k), splits.fold_train(k), fold) for k, fold in enumerate(splits.folds)]
-    parts.append(Part(FINAL, splits.development, None))
-    grafts = [
-        new_graft(model, name, hybrid, config, seed=head_seed(config, hybrid, number))
-        for number in range(len(parts))
-    ]
-    with run.timed(f"{name}/{hybrid.variant}"):
-        heads = [grafted.head for grafted in grafts]
-        curves = train_parts(run, heads, name, hybrid, samples, parts, config)
+    samples = hybrid_samples(run, model, name, hybrid, images, config)
+    grafts, curves = train_grafts(run, model, name, hybrid, samples, splits, config)
+    features = samples.inputs
     final = grafts.pop()
     held = features[splits.holdout]
     return Grafted(
@@ -156,6 +139,47 @@ def train_hybrid(
         n_features=features.shape[1],
         samples=samples,
     )
+
+
+def hybrid_samples(
+    run: Run,
+    model: nn.Module,
+    name: str,
+    hybrid: Hybrid,
+    images: ImageSet,
+    config: TrainingConfig,
+) -> Samples:
+    """Return what the heads of a hybrid read: the features of all images, and their labels."""
+    with run.timed(f"{name}/features"):
+        trunk = new_graft(model, name, hybrid, config, seed=0)
+        features = cached_features(trunk.trunk, image_tensor(images), images.digest())
+    return Samples(features, torch.from_numpy(images.labels))
+
+
+def train_grafts(
+    run: Run,
+    model: nn.Module,
+    name: str,
+    hybrid: Hybrid,
+    samples: Samples,
+    splits: Splits,
+    config: TrainingConfig,
+) -> tuple[list[GraftedModel], list[list[EpochRecord]]]:
+    """Train one head per fold and the final one; of `model` only the layers matter, not weights."""
+    parts = parts_of(splits)
+    grafts = [
+        new_graft(model, name, hybrid, config, seed=head_seed(config, hybrid, number))
+        for number in range(len(parts))
+    ]
+    with run.timed(f"{name}/{hybrid.variant}"):
+        heads = [grafted.head for grafted in grafts]
+        return grafts, train_parts(run, heads, name, hybrid, samples, parts, config)
+
+
+def parts_of(splits: Splits) -> list[Part]:
+    """Return what the heads of the folds learn from, and the final head."""
+    parts = [Part(str(k), splits.fold_train(k), fold) for k, fold in enumerate(splits.folds)]
+    return [*parts, Part(FINAL, splits.development, None)]
 
 
 def train_parts(

@@ -28,7 +28,13 @@ from qgraft.errors import DataError
 from qgraft.heads.registry import build_head
 from qgraft.seeds import derive
 from qgraft.studies.run import Run, keep_data
-from qgraft.studies.transfer_cells import Contestant, Outcome, result_row, train_seeds
+from qgraft.studies.transfer_cells import (
+    Contestant,
+    Outcome,
+    result_row,
+    seeds_unit,
+    train_seeds,
+)
 from qgraft.training.checkpoint import read_json, write_json
 from qgraft.training.loop import Recipe, Samples
 from qgraft.trunks.features import cached_features
@@ -142,7 +148,9 @@ def run_image_pairs(run: Run, tasks: list[Task], config: ImagePairConfig) -> dic
     rows: list[dict[str, Any]] = []
     notes = [f"Features of {TRUNKS[config.trunk].title} at {config.side} pixels, frozen."]
     for task in tasks:
-        samples, training, tests = _samples(run, task, trunk)
+        with run.timed("features"):
+            share = 4 / (1 + len(task.tests))
+            samples, training, tests = features_of(task, trunk, partial(run.advance, share))
         depths = _chosen_depths(run, task, trunk, samples, training, config)
         samples = selected(samples, trunk.columns(depths), training, config.standardise)
         n_features = samples.inputs.shape[1]
@@ -150,12 +158,13 @@ def run_image_pairs(run: Run, tasks: list[Task], config: ImagePairConfig) -> dic
                   "within one standard error of the best choice in cross-validation on training "
                   "images.", *task.notes]  # fmt: skip
         watch = next(iter(tests)) if config.watch else None
-        for contestant in contestants_for(task, n_features, config):
+        contestants = contestants_for(task, n_features, config)
+        place = samples, training, tests
+        how: dict[str, Any] = {"seed": config.seed, "n_seeds": config.seeds, "watch": watch}
+        run.spread(run, (seeds_unit(task.name, c, *place, **how) for c in contestants))
+        for contestant in contestants:
             with run.timed("heads"):
-                outcome = train_seeds(
-                    run, task.name, contestant, samples, training, tests,
-                    seed=config.seed, n_seeds=config.seeds, watch=watch,
-                )  # fmt: skip
+                outcome = train_seeds(run, task.name, contestant, *place, **how)
             rows += _rows(task, contestant, outcome)
             run.advance(1, f"{task.name}, {contestant.title}")
     result = {"study": config.study, "rows": rows, "notes": notes,
@@ -192,21 +201,20 @@ def contestants_for(task: Task, n_features: int, config: ImagePairConfig) -> lis
     ]
 
 
-def _samples(
-    run: Run, task: Task, trunk: PhotographTrunk
+def features_of(
+    task: Task, trunk: PhotographTrunk, on_part: Callable[[str], None] = lambda note: None
 ) -> tuple[Samples, np.ndarray, dict[str, np.ndarray]]:
     """Return features and labels of all parts of a task, and which rows are whose."""
     parts = {"training": task.training, **task.tests}
     features, labels, places, start = [], [], {}, 0
-    with run.timed("features"):
-        for name, images in parts.items():
-            pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous()
-            network = trunk.for_images(pixels)
-            features.append(cached_features(network, pixels, images.digest()))
-            labels.append(torch.from_numpy(images.labels))
-            places[name] = np.arange(start, start + len(images))
-            start += len(images)
-            run.advance(4 / len(parts), f"{task.name}, features of {len(images):,} images")
+    for name, images in parts.items():
+        pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous()
+        network = trunk.for_images(pixels)
+        features.append(cached_features(network, pixels, images.digest()))
+        labels.append(torch.from_numpy(images.labels))
+        places[name] = np.arange(start, start + len(images))
+        start += len(images)
+        on_part(f"{task.name}, features of {len(images):,} images")
     samples = Samples(torch.cat(features), torch.cat(labels))
     training = places.pop("training")
     return samples, training, places
@@ -232,13 +240,24 @@ def _chosen_depths(
     config: ImagePairConfig,
 ) -> tuple[str, ...]:
     """Return the depths to read, chosen on training images."""
-    path = run.folder / "heads" / f"depths-{task.name}.json"
+    path = _depths_file(run.folder, task)
     if not path.exists():
         found = depth_scores(trunk, samples, training, seed=config.seed)
         write_json(path, {" + ".join(depths): score for depths, score in found.items()})
-    stored: dict[str, float] = read_json(path)
+    return stored_depths(run.folder, task, trunk, len(training))
+
+
+def _depths_file(folder: Path, task: Task) -> Path:
+    return folder / "heads" / f"depths-{task.name}.json"
+
+
+def stored_depths(
+    folder: Path, task: Task, trunk: PhotographTrunk, n_training: int
+) -> tuple[str, ...]:
+    """Return the depths that a run has chosen to read."""
+    stored: dict[str, float] = read_json(_depths_file(folder, task))
     scores = {tuple(name.split(" + ")): score for name, score in stored.items()}
-    return simplest_good(scores, trunk, min(CHOSEN_ON, len(training)))
+    return simplest_good(scores, trunk, min(CHOSEN_ON, n_training))
 
 
 def simplest_good(

@@ -13,7 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
+from qgraft.circuits.circuit import Circuit
+from qgraft.devices.to_qasm import to_qasm
 from qgraft.errors import RunError
+from qgraft.heads.measured import Run
+from qgraft.simulate.sampling import read_words, settings_of
 from qgraft.training.checkpoint import read_json, write_json
 
 Counts = dict[str, int]
@@ -31,7 +38,7 @@ class Provider(Protocol):
         ...
 
     def fetch(self, job: str) -> Counts:
-        """Wait for a job and return how often each outcome was seen, by its bits."""
+        """Wait for a job and return how often each outcome was seen; the bit `c[0]` comes first."""
         ...
 
 
@@ -67,6 +74,62 @@ def run_jobs(
             write_json(_path(folder, number), record)
             on_step("done")
     return [record["counts"] for record in records]
+
+
+def job_run(
+    folder: Path,
+    shots: int,
+    provider: Provider,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Run:
+    """Return a function that runs circuits as jobs, for `qgraft.heads.measured.MeasuredHead`.
+
+    Every sample and basis is a job. The records belong to one call: another batch or circuit
+    needs another folder.
+
+    Args:
+        folder: keeps the records; the same folder goes on.
+        shots: measurements of each.
+        provider: who runs them.
+        on_step: see `run_jobs`.
+    """
+
+    def run(circuit: Circuit, angles: Tensor, weights: Tensor) -> Tensor:
+        settings = settings_of(circuit) if circuit.observables else ()
+        read = [setting.circuit for setting in settings] or [circuit]
+        programs = [to_qasm(one, row, weights) for one in read for row in angles]
+        counts = run_jobs(folder, programs, shots, provider, on_step)
+        n = len(angles)
+        tables = [
+            _frequencies(counts[k * n : (k + 1) * n], len(one.probabilities or ()), folder)
+            for k, one in enumerate(read)
+        ]
+        if not settings:
+            return tables[0].to(angles)
+        by_setting = dict(zip(settings, tables, strict=True))
+        return read_words(circuit, lambda setting: by_setting[setting]).to(angles)
+
+    return run
+
+
+def _frequencies(counts: Sequence[Counts], n_bits: int, folder: Path) -> Tensor:
+    """Return relative frequencies `(batch, 2**n_bits)`; the first bit is the most significant.
+
+    Raises:
+        RunError: an outcome has another number of bits, or nothing was measured.
+    """
+    table = torch.zeros(len(counts), 2**n_bits, dtype=torch.float64)
+    for row, seen in enumerate(counts):
+        for bits, count in seen.items():
+            if len(bits) != n_bits or set(bits) - {"0", "1"} or count < 0:
+                raise RunError(f"the jobs in {folder} have an outcome {bits!r}, not {n_bits} bits")
+            table[row, int(bits, 2)] += count
+    totals = table.sum(1, keepdim=True)
+    if not (totals > 0).all():
+        raise RunError(
+            f"a job in {folder} has measured nothing; delete its record to send it again"
+        )
+    return table / totals
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -35,17 +35,11 @@ from qgraft.studies.classical import IMAGE_COST, image_tensor, new_network
 from qgraft.studies.hybrid import head_options
 from qgraft.studies.new_defect_rows import Measure, comparison_rows, result_rows
 from qgraft.studies.results import data_summary
-from qgraft.studies.run import Run, keep_data
+from qgraft.studies.run import Run, Unit, keep_data
 from qgraft.training.checkpoint import read_json, write_json
 from qgraft.training.head_trainer import HeadTask, can_train, train_heads
-from qgraft.training.loop import (
-    Recipe,
-    Samples,
-    keep_freed_memory,
-    load_trained,
-    predict_logits,
-    train,
-)
+from qgraft.training.kept import load_trained
+from qgraft.training.loop import Recipe, Samples, keep_freed_memory, predict_logits, train
 from qgraft.trunks.features import cached_features
 from qgraft.trunks.surface_cnn import surface_cnn
 
@@ -110,6 +104,14 @@ def run_new_defect(run: Run, photographs: Photographs, config: NewDefectConfig) 
         _trunk_work(roles, config) + _head_work(roles, config) for roles in cast.values()
     )
     measures, parameters = {}, {}
+    if not config.weights:
+        run.spread(
+            run,
+            (
+                Unit(_train_network, (scene, config), (roles, name), (str(_network_file(name)),))
+                for name, roles in cast.items()
+            ),
+        )
     for name, roles in cast.items():
         network = _network(run, scene, roles, name, config)
         samples = _features(run, network, scene, name, config)
@@ -262,12 +264,24 @@ def _network(
             samples.subset(roles.select),
             Recipe(config.epochs, config.learning_rate, config.batch_size, config.mixed_precision),
             seed=seed,
-            checkpoint=run.folder / "trunks" / f"{left_out}.safetensors",
+            checkpoint=run.folder / _network_file(left_out),
             on_epoch=run.each_epoch(
                 IMAGE_COST[config.trunk] * len(roles.train), f"network without {left_out}"
             ),
         )
     return model.eval()
+
+
+def _train_network(
+    run: Run, scene: Scene, config: NewDefectConfig, roles: Roles, left_out: str
+) -> None:
+    """Train a network alone; heads are not spread, for their seconds are measured."""
+    keep_freed_memory()
+    _network(run, scene, roles, left_out, config)
+
+
+def _network_file(left_out: str) -> Path:
+    return Path("trunks") / f"{left_out}.safetensors"
 
 
 def _features(

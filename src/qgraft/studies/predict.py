@@ -22,7 +22,8 @@ from qgraft.grafting import GraftedModel, graft
 from qgraft.studies.decisions import Decision, read_decision
 from qgraft.studies.two_stage import MODELS_FILE
 from qgraft.training.checkpoint import read_json
-from qgraft.training.loop import as_float, keep_freed_memory, load_trained
+from qgraft.training.kept import load_trained
+from qgraft.training.loop import as_float, keep_freed_memory
 from qgraft.trunks.registry import build_trunk
 from qgraft.trunks.surface_cnn import INPUT_SIZE
 

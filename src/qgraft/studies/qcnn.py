@@ -7,14 +7,12 @@ test set is scored. 22 networks, three pairs, ten seeds; classical heads of equa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from qgraft.circuits.blocks import CONVOLUTIONS, POOLINGS, find_block
 from qgraft.circuits.embeddings import embed
@@ -33,6 +31,7 @@ from qgraft.studies.qcnn_cells import (
     tuned_rate,
 )
 from qgraft.studies.qcnn_controls import (
+    CONTROLS,
     PUBLISHED_FIRST,
     PUBLISHED_RATE,
     Control,
@@ -41,7 +40,7 @@ from qgraft.studies.qcnn_controls import (
 )
 from qgraft.studies.qcnn_rows import Cell, comparisons, control_row, cost_curves, model_row, notes
 from qgraft.studies.qcnn_tasks import pair_tasks, reduced_tasks, trained_trunk
-from qgraft.studies.run import Run, keep_data
+from qgraft.studies.run import Run, Unit, keep_data
 from qgraft.training.checkpoint import read_json, write_json
 from qgraft.training.minibatch import StepRecipe
 
@@ -50,14 +49,13 @@ HEAD_WORK = 0.02  # of a sample in a training step, in images of the source task
 REFERENCE = ("su4", "generalised")  # the network that is tuned as the controls are
 
 
-def run_qcnn(run: Run, data: TransferData, config: QcnnConfig, *, jobs: int = 1) -> dict[str, Any]:
+def run_qcnn(run: Run, data: TransferData, config: QcnnConfig) -> dict[str, Any]:
     """Run the study in its directory and return what `result.json` holds.
 
     Args:
         run: an opened run directory.
         data: source and target images.
         config: what to do.
-        jobs: models trained at the same time, in threads; changes no number.
 
     Raises:
         ConfigError: the settings do not go together.
@@ -67,7 +65,7 @@ def run_qcnn(run: Run, data: TransferData, config: QcnnConfig, *, jobs: int = 1)
     tasks = _tasks(run, data, config)
     keep_data(run.folder, _described(data, config, tasks))
     with run.timed("heads"):
-        cells = _train(run, tasks, models, config, jobs)
+        cells = _train(run, tasks, models, config)
     rows = [model_row(cell, config) for cell in cells if cell.pooling]
     controls = [control_row(cell, config) for cell in cells if not cell.pooling]
     result = {
@@ -117,40 +115,55 @@ def _tasks(run: Run, data: TransferData, config: QcnnConfig) -> list[PairTask]:
         return pair_tasks(data, config.pairs, trunk)
 
 
+class _Job(NamedTuple):
+    """One model on one pair: `function(run, task, config, *own)` trains it and gives its cell."""
+
+    function: Callable[..., Cell]
+    task: PairTask
+    own: tuple[Any, ...]
+    keys: tuple[str, ...] = ()  # of the files it leaves
+
+    def here(self, run: Run, config: QcnnConfig) -> Cell:
+        return self.function(run, self.task, config, *self.own)
+
+    def unit(self, config: QcnnConfig) -> Unit:
+        leaves = tuple(str(_file(key, self.task)) for key in self.keys)
+        return Unit(self.function, (self.task, config), self.own, leaves)
+
+
 def _train(
-    run: Run, tasks: list[PairTask], models: list[tuple[str, str]], config: QcnnConfig, jobs: int
+    run: Run, tasks: list[PairTask], models: list[tuple[str, str]], config: QcnnConfig
 ) -> list[Cell]:
     """Train every cell, several at a time, and return them in a fixed order."""
-    work = HEAD_WORK * config.steps * config.batch_size
-    jobs_by_cell = []
+    jobs: list[_Job] = []
     for task in tasks:
-        jobs_by_cell += [partial(_model, run, task, model, config, work) for model in models]
-        if config.controls:
-            jobs_by_cell += _control_jobs(run, task, models, config, work)
-    with _one_thread(), ThreadPoolExecutor(max(1, jobs)) as pool:
-        futures = [pool.submit(job) for job in jobs_by_cell]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-        return [future.result() for future in futures]
+        jobs += [_Job(_model, task, (model,), ("-".join(model),)) for model in models]
+        jobs += _control_jobs(task, models) if config.controls else ()
+    run.spread(run, (job.unit(config) for job in jobs if job.keys))
+    return [job.here(run, config) for job in jobs]
 
 
-def _control_jobs(
-    run: Run, task: PairTask, models: list[tuple[str, str]], config: QcnnConfig, work: float
-) -> list[Any]:
-    found = []
+def _control_jobs(task: PairTask, models: list[tuple[str, str]]) -> Iterator[_Job]:
     for control in controls_for(task.training.inputs.shape[1]):
+        name = control.name
         if control.is_published:
-            found.append(partial(_control, run, task, control, config, work, False))
-        found.append(partial(_control, run, task, control, config, work, True))
-    found.append(partial(_logistic, task))
+            yield _Job(_control, task, (name,), (name,))
+        yield _Job(_tuned_control, task, (name,), (f"tuned-{name}", f"tuned-{name}-rate"))
+    yield _Job(_logistic, task, ())
     if REFERENCE in models:
-        found.append(partial(_tuned_model, run, task, config, work))
-    return found
+        key = "tuned-" + "-".join(REFERENCE)
+        yield _Job(_tuned_model, task, (), (key, f"{key}-rate"))
+
+
+def _file(key: str, task: PairTask) -> Path:
+    """Return where a model is kept below the folder of the run, or the rate found for it."""
+    model = key.removesuffix("-rate")
+    ending = "-rate.json" if model != key else ".safetensors"
+    return Path("heads") / f"{model}-{task.name}{ending}"
+
+
+def _work_of_one(config: QcnnConfig) -> float:
+    return HEAD_WORK * config.steps * config.batch_size
 
 
 def _head(task: PairTask, model: tuple[str, str], config: QcnnConfig) -> QcnnHead:
@@ -165,62 +178,65 @@ def _recipe(config: QcnnConfig, **changes: Any) -> StepRecipe:
     return recipe._replace(**changes)
 
 
-def _model(
-    run: Run, task: PairTask, model: tuple[str, str], config: QcnnConfig, work: float
-) -> Cell:
+def _model(run: Run, task: PairTask, config: QcnnConfig, model: tuple[str, str]) -> Cell:
     contestant = Contestant("-".join(model), partial(_head, task, model, config), _recipe(config))
-    scores = _cell(run, contestant, task, config, work)
+    scores = _cell(run, contestant, task, config)
     return Cell(model[0], model[1], task.name, contestant.recipe.learning_rate, scores)
 
 
-def _tuned_model(run: Run, task: PairTask, config: QcnnConfig, work: float) -> Cell:
+def _tuned_model(run: Run, task: PairTask, config: QcnnConfig) -> Cell:
     name = " ".join(REFERENCE)
     contestant = Contestant("tuned-" + "-".join(REFERENCE), partial(_head, task, REFERENCE, config),
                             _recipe(config))  # fmt: skip
-    return _tuned(run, f"{name}, tuned rate", contestant, task, config, work)
+    return _tuned(run, f"{name}, tuned rate", contestant, task, config)
 
 
-def _control(
-    run: Run, task: PairTask, control: Control, config: QcnnConfig, work: float, tune: bool
-) -> Cell:
-    width = task.training.inputs.shape[1]
-    recipe = _recipe(config, learning_rate=PUBLISHED_RATE, optimiser="adam", cost="cross-entropy")
-    build = partial(control.build, width)
-    if tune:
-        contestant = Contestant(f"tuned-{control.name}", build, recipe)
-        return _tuned(run, f"{control.name}, tuned rate", contestant, task, config, work)
-    contestant = Contestant(control.name, build, recipe, PUBLISHED_FIRST)
-    scores = _cell(run, contestant, task, config, work)
-    return Cell(control.name, "", task.name, PUBLISHED_RATE, scores)
+def _control_recipe(config: QcnnConfig) -> StepRecipe:
+    return _recipe(config, learning_rate=PUBLISHED_RATE, optimiser="adam", cost="cross-entropy")
 
 
-def _tuned(
-    run: Run, name: str, contestant: Contestant, task: PairTask, config: QcnnConfig, work: float
-) -> Cell:
+def _control(run: Run, task: PairTask, config: QcnnConfig, name: str) -> Cell:
+    build = partial(_named(name).build, task.training.inputs.shape[1])
+    contestant = Contestant(name, build, _control_recipe(config), PUBLISHED_FIRST)
+    scores = _cell(run, contestant, task, config)
+    return Cell(name, "", task.name, PUBLISHED_RATE, scores)
+
+
+def _tuned_control(run: Run, task: PairTask, config: QcnnConfig, name: str) -> Cell:
+    build = partial(_named(name).build, task.training.inputs.shape[1])
+    contestant = Contestant(f"tuned-{name}", build, _control_recipe(config))
+    return _tuned(run, f"{name}, tuned rate", contestant, task, config)
+
+
+def _named(name: str) -> Control:
+    return next(control for control in CONTROLS if control.name == name)
+
+
+def _tuned(run: Run, name: str, contestant: Contestant, task: PairTask, config: QcnnConfig) -> Cell:
     """Train a cell at the rate that does best on held-out training samples."""
-    path = run.folder / "heads" / f"{contestant.key}-{task.name}-rate.json"
+    path = run.folder / _file(f"{contestant.key}-rate", task)
     if path.exists():
         rate = float(read_json(path)["learning_rate"])
     else:
         rate = tuned_rate(contestant, task, seed=config.seed)
         write_json(path, {"learning_rate": rate})
-    run.advance(work * len(RATES) * TUNING_SEEDS, f"{name} on {task.name}, rate {rate:g}")
+    work = _work_of_one(config) * len(RATES) * TUNING_SEEDS
+    run.advance(work, f"{name} on {task.name}, rate {rate:g}")
     contestant = contestant._replace(recipe=contestant.recipe._replace(learning_rate=rate))
-    return Cell(name, "", task.name, rate, _cell(run, contestant, task, config, work))
+    return Cell(name, "", task.name, rate, _cell(run, contestant, task, config))
 
 
-def _logistic(task: PairTask) -> Cell:
+def _logistic(run: Run, task: PairTask, config: QcnnConfig) -> Cell:
     right = logistic_regression(task)[None]
     n_params = task.training.inputs.shape[1] + 1
     scores = Scores(right, np.zeros((1, 0)), n_params)
     return Cell("logistic regression", "", task.name, None, scores)
 
 
-def _cell(
-    run: Run, contestant: Contestant, task: PairTask, config: QcnnConfig, work: float
-) -> Scores:
+def _cell(run: Run, contestant: Contestant, task: PairTask, config: QcnnConfig) -> Scores:
     def report(accuracy: float) -> None:
-        run.advance(work, f"{contestant.key} on {task.name}: {100 * accuracy:.1f} %")
+        note = f"{contestant.key} on {task.name}: {100 * accuracy:.1f} %"
+        run.advance(_work_of_one(config), note)
 
     return train_cell(
         contestant,
@@ -232,22 +248,11 @@ def _cell(
     )
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Give every training one thread: they run side by side instead."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _work(config: QcnnConfig, data: TransferData, n_models: int) -> float:
     heads = n_models * config.seeds
     if config.controls:
         heads += 7 * config.seeds + 5 * len(RATES) * TUNING_SEEDS
-    work = HEAD_WORK * config.steps * config.batch_size * heads * len(config.pairs)
+    work = _work_of_one(config) * heads * len(config.pairs)
     trains = config.inputs == "transfer" and config.trunks is None
     return work + (len(data.source.labels) * config.trunk_epochs if trains else 0)
 

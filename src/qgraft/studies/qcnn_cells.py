@@ -25,6 +25,7 @@ from qgraft.training.minibatch import (
     drawn_batches,
     epoch_batches,
     train_steps,
+    whole_batches,
 )
 from qgraft.training.stopping import stop_if_asked
 
@@ -51,12 +52,14 @@ class Contestant(NamedTuple):
         recipe: how each head is trained.
         first: if given, batches are taken epoch by epoch from so many first training samples;
             otherwise drawn with replacement from all.
+        whole: batches are samples that lie together, each batch taken once.
     """
 
     key: str
     build: Callable[[], nn.Module]
     recipe: StepRecipe
     first: int | None = None
+    whole: bool = False
 
 
 class Scores(NamedTuple):
@@ -110,7 +113,9 @@ def train_cell(
         head = _new_head(contestant, seed, number)
         stream = derive(seed, f"batches {pair.name}", number)
         recipe, n = contestant.recipe, len(pair.training.labels)
-        if contestant.first is None:
+        if contestant.whole:
+            batches = whole_batches(n, recipe, stream)
+        elif contestant.first is None:
             batches = drawn_batches(n, recipe, stream)
         else:
             batches = epoch_batches(min(n, contestant.first), recipe, stream)

@@ -22,14 +22,9 @@ from qgraft.errors import ConfigError
 from qgraft.seeds import derive, torch_stream
 from qgraft.studies.qcnn_cells import PairTask
 from qgraft.studies.run import Run
-from qgraft.training.loop import (
-    Recipe,
-    Samples,
-    keep_freed_memory,
-    load_trained,
-    predict_logits,
-    train,
-)
+from qgraft.training.kept import load_trained
+from qgraft.training.loop import Recipe, Samples, keep_freed_memory, predict_logits, train
+from qgraft.training.one_thread import one_thread
 from qgraft.trunks.fashion_cnn import fashion_cnn, trunk_of
 from qgraft.trunks.features import cached_features
 
@@ -143,6 +138,7 @@ def _pca(training: Tensor, test: Tensor, width: int, seed: int) -> tuple[Tensor,
     return first, second
 
 
+@one_thread()
 def _autoencoder(training: Tensor, test: Tensor, width: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return the codes of a one-layer autoencoder, ReLU in and sigmoid out (arXiv 2108.00661)."""
     pixels = training.shape[1]

@@ -15,7 +15,7 @@ from qgraft.evaluation.metrics import Scores, score
 from qgraft.studies.classical import Trained
 from qgraft.studies.hybrid import Grafted
 from qgraft.training.checkpoint import atomic_write, write_json
-from qgraft.training.loop import EpochRecord
+from qgraft.training.kept import EpochRecord
 
 N_MISTAKES = 12
 N_SAMPLES = 6
@@ -109,6 +109,7 @@ class Findings:
             "f1_mean": f1_mean,
             "f1_std": f1_std,
             "f1_best": max(s["f1"] for s in scores),
+            "f1_folds": [s["f1"] for s in scores],
             "accuracy_mean": accuracy_mean,
             "accuracy_std": accuracy_std,
             "precision_mean": _spread(s["precision"] for s in scores)[0],

@@ -8,24 +8,25 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qgraft.errors import RunError
 from qgraft.studies.lock import LOCK_FILE, lock_folder, unlock_folder, unlocked_on_error
 from qgraft.training.checkpoint import atomic_write, read_json, write_json
-from qgraft.training.loop import EpochRecord
+from qgraft.training.kept import EpochRecord
 
 RUN_ENTRIES = frozenset(
     ("config.json", "env.json", "timings.json", "data.json", "result.json", "curves.json",
      "models.json", "predictions.npz", "mistakes.npz", "mistakes.json", "samples.npz",
      "samples.json", "report.html", "tables", "figures", "trunks", "heads", "thresholds.json",
-     "SHA256SUMS", LOCK_FILE)
+     "SHA256SUMS", "features", "manifest.json", LOCK_FILE)
 )  # fmt: skip
 SUMS_FILE = "SHA256SUMS"
+UNIT_FOLDERS = ("trunks", "heads", "features")
 # Made anew from the rest, or different on every machine.
 _NOT_SUMMED = frozenset(
     ("report.html", "tables", "figures", "env.json", "timings.json", SUMS_FILE, LOCK_FILE)
@@ -38,6 +39,40 @@ def silent(done: float, total: float, note: str) -> None:
     """Report progress to nobody."""
 
 
+# (what is trained, epochs before these, their records)
+Follow = Callable[[str, int, list[EpochRecord]], None]
+
+
+def unfollowed(note: str, before: int, records: list[EpochRecord]) -> None:
+    """Show records of epochs to nobody."""
+
+
+class Unit(NamedTuple):
+    """A part of a study that depends on no other part and leaves files.
+
+    The study itself finds these files afterwards as if an earlier run had left them.
+
+    Attributes:
+        function: a function of a module, called as `function(run, *shared, *own)`.
+        shared: its first arguments, those that other cells take as well.
+        own: the others.
+        leaves: the files it writes, as paths below the folder of the run.
+    """
+
+    function: Callable[..., object]
+    shared: tuple[Any, ...]
+    own: tuple[Any, ...]
+    leaves: tuple[str, ...]
+
+
+# Works on units; see `qgraft.studies.parallel`.
+Spread = Callable[["Run", Iterable[Unit]], None]
+
+
+def in_turn(run: Run, units: Iterable[Unit]) -> None:
+    """Leave all units to the study itself, which takes one after the other."""
+
+
 @dataclass
 class Run:
     """One run directory while it is being filled.
@@ -46,25 +81,45 @@ class Run:
         folder: where everything goes.
         progress: told after every epoch how much of `work` is done.
         work: all the work of this run, in images of the smallest network.
+        spread: has units worked on at the same time.
+        follow: shown the records of every epoch.
+        is_owner: False for a unit at work elsewhere, whose timings go to the owner of the folder.
     """
 
     folder: Path
     progress: Progress = silent
     work: float = 0.0
     done: float = 0.0
+    spread: Spread = in_turn
+    follow: Follow = unfollowed
+    is_owner: bool = True
+    _ahead: float = 0.0
     _timings: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def advance(self, amount: float, note: str) -> None:
         """Count `amount` of work as done; threads may call this at the same time."""
         with self._lock:
-            self.done += amount
-            self.progress(min(self.done, self.work), self.work, note)
+            known = min(amount, self._ahead)
+            self._ahead -= known
+            self._count(amount - known, note)
+
+    def advance_ahead(self, amount: float, note: str) -> None:
+        """Count work of a unit as done, and not again when the study takes its files up."""
+        with self._lock:
+            self._ahead += amount
+            self._count(amount, note)
+
+    def _count(self, amount: float, note: str) -> None:
+        self.done += amount
+        self.progress(min(self.done, self.work), self.work, note)
 
     def each_epoch(self, work: float, note: str) -> Callable[[int, list[EpochRecord]], None]:
         """Return a callback that counts `work` for every epoch of a training."""
 
         def advance(new: int, history: list[EpochRecord]) -> None:
+            before = max(len(history) - new, 0)
+            self.follow(note, before, history[before:])
             accuracy = history[-1].get("val_accuracy", history[-1]["train_accuracy"])
             self.advance(
                 work * new, f"{note}, epoch {len(history)}, accuracy {100 * accuracy:.1f} %"
@@ -79,9 +134,20 @@ class Run:
         try:
             yield
         finally:
-            spent = time.perf_counter() - start
-            self._timings[name] = round(self._timings.get(name, 0.0) + spent, 3)
-            write_json(self.folder / "timings.json", self._timings)
+            self.add_timings({name: time.perf_counter() - start})
+
+    def add_timings(self, seconds: dict[str, float]) -> None:
+        """Add seconds to timings of these names."""
+        with self._lock:
+            for name, spent in seconds.items():
+                self._timings[name] = round(self._timings.get(name, 0.0) + spent, 3)
+            if self.is_owner:
+                write_json(self.folder / "timings.json", self._timings)
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Return seconds by name."""
+        return dict(self._timings)
 
     def finish(self) -> None:
         """Drop what only a resume needs, write `SHA256SUMS` and release the folder.
@@ -119,7 +185,12 @@ def keep_data(folder: Path, data: dict[str, Any]) -> None:
 
 
 def open_run(
-    folder: Path, config: dict[str, Any], *, resume: bool, progress: Progress = silent
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    resume: bool,
+    progress: Progress = silent,
+    spread: Spread = in_turn,
 ) -> Run:
     """Start a run in `folder`, or go on with the one that is there.
 
@@ -136,7 +207,7 @@ def open_run(
         write_json(folder / "env.json", environment())
         timings = folder / "timings.json"
         known = _read_object(timings) if timings.exists() else {}
-    return Run(folder, progress, _timings=known)
+    return Run(folder, progress, spread=spread, _timings=known)
 
 
 def _start_or_resume(folder: Path, config: dict[str, Any], resume: bool) -> None:
@@ -173,7 +244,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _sweep(folder: Path, ending: str) -> None:
     """Delete the hidden files with this ending where a run writes; --out may hold other things."""
-    for place in (folder.glob, (folder / "trunks").rglob, (folder / "heads").rglob):
+    for place in (folder.glob, *((folder / part).rglob for part in UNIT_FOLDERS)):
         for stray in place(f".*{ending}"):
             stray.unlink(missing_ok=True)
 

@@ -21,7 +21,7 @@ from qgraft.data.spirals import Points, draw_points
 from qgraft.heads.controls import Sine
 from qgraft.heads.dressed import DressedHead
 from qgraft.studies.run import Run, keep_data
-from qgraft.studies.transfer_cells import Contestant, result_row, train_seeds
+from qgraft.studies.transfer_cells import Contestant, result_row, seeds_unit, train_seeds
 from qgraft.training.checkpoint import save_tensors, write_json
 from qgraft.training.loop import Recipe, Samples, predict_logits
 
@@ -90,16 +90,21 @@ def run_spirals(run: Run, config: SpiralsConfig) -> dict[str, Any]:
     run.work = float(len(drawn) * len(MODELS))
     keep_data(run.folder, _described(drawn))
     rows, maps = [], {}
-    for shape, points in drawn.items():
-        samples, training, test = _samples(points)
-        recipe = Recipe(config.epochs, RATES.get(shape, 0.07), BATCH)
+    parts = {shape: _samples(points) for shape, points in drawn.items()}
+    seeds: dict[str, Any] = {"seed": config.seed, "n_seeds": config.seeds}
+    run.spread(
+        run,
+        (
+            seeds_unit(shape, _contestant(shape, key, config), *part, **seeds)
+            for shape, part in parts.items()
+            for key in MODELS
+        ),
+    )
+    for shape, part in parts.items():
         for key, model in MODELS.items():
-            contestant = Contestant(key, model.title, model.build, recipe)
             with run.timed("training"):
-                outcome = train_seeds(
-                    run, shape, contestant, samples, training, {"test": test},
-                    seed=config.seed, n_seeds=config.seeds,
-                )  # fmt: skip
+                contestant = _contestant(shape, key, config)
+                outcome = train_seeds(run, shape, contestant, *part, **seeds)
             accuracies = outcome.accuracies("test")
             published = PUBLISHED.get((shape, key))
             rows.append(result_row(shape, model.title, outcome.n_params, accuracies, published))
@@ -113,6 +118,11 @@ def run_spirals(run: Run, config: SpiralsConfig) -> dict[str, Any]:
     write_json(run.folder / "result.json", result)
     run.finish()
     return result
+
+
+def _contestant(shape: str, key: str, config: SpiralsConfig) -> Contestant:
+    recipe = Recipe(config.epochs, RATES.get(shape, 0.07), BATCH)
+    return Contestant(key, MODELS[key].title, MODELS[key].build, recipe)
 
 
 def decision_map(
@@ -131,11 +141,11 @@ def decision_map(
     return logits.softmax(-1)[:, 1].view(GRID, GRID)
 
 
-def _samples(points: Points) -> tuple[Samples, np.ndarray, np.ndarray]:
+def _samples(points: Points) -> tuple[Samples, np.ndarray, dict[str, np.ndarray]]:
     n = len(points.training)
     inputs = torch.from_numpy(np.concatenate([points.training, points.test])).float()
     labels = torch.from_numpy(np.concatenate([points.training_labels, points.test_labels]))
-    return Samples(inputs, labels), np.arange(n), np.arange(n, len(labels))
+    return Samples(inputs, labels), np.arange(n), {"test": np.arange(n, len(labels))}
 
 
 def _described(drawn: dict[str, Points]) -> dict[str, Any]:

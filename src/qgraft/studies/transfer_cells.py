@@ -15,10 +15,11 @@ from torch import nn
 
 from qgraft.errors import RunError
 from qgraft.seeds import derive, torch_stream
-from qgraft.studies.run import Run
+from qgraft.studies.run import Run, Unit
 from qgraft.training.checkpoint import load_tensors, save_tensors
 from qgraft.training.head_trainer import HeadTask, can_train, train_heads
-from qgraft.training.loop import EpochRecord, Recipe, Samples, predict_logits, train
+from qgraft.training.kept import EpochRecord
+from qgraft.training.loop import Recipe, Samples, predict_logits, train
 from qgraft.training.stacked_trainer import can_stack, train_stacked
 
 LEVEL = 0.95
@@ -86,7 +87,7 @@ def train_seeds(
         n_seeds: how many heads.
         watch: a test set to score after every epoch; it never influences the weights.
     """
-    path = run.folder / "heads" / f"{contestant.key}-{task}.safetensors"
+    path = run.folder / _file(task, contestant)
     if not path.exists():
         heads = [_new_head(contestant, seed, number) for number in range(n_seeds)]
         rows = torch.from_numpy(training)
@@ -98,6 +99,44 @@ def train_seeds(
         histories = _train(tasks, samples, contestant.recipe)
         save_tensors(path, _scored(heads, histories, samples, tests))
     return _outcome(path, tests, n_seeds)
+
+
+def seeds_unit(
+    task: str,
+    contestant: Contestant,
+    samples: Samples,
+    training: np.ndarray,
+    tests: Mapping[str, np.ndarray],
+    *,
+    seed: int,
+    n_seeds: int,
+    watch: str | None = None,
+) -> Unit:
+    """Return the training of one cell as a unit of work; arguments as of `train_seeds`."""
+    own = task, contestant, seed, n_seeds, watch
+    return Unit(_train_unit, (samples, training, tests), own, (str(_file(task, contestant)),))
+
+
+def _train_unit(
+    run: Run,
+    samples: Samples,
+    training: np.ndarray,
+    tests: Mapping[str, np.ndarray],
+    task: str,
+    contestant: Contestant,
+    seed: int,
+    n_seeds: int,
+    watch: str | None,
+) -> None:
+    options: dict[str, Any] = {"seed": seed, "n_seeds": n_seeds, "watch": watch}
+    with run.timed("heads"):
+        train_seeds(run, task, contestant, samples, training, tests, **options)
+    run.advance(1, f"{contestant.title} on {task}")
+
+
+def _file(task: str, contestant: Contestant) -> Path:
+    """Return where a cell is kept below the folder of the run."""
+    return Path("heads") / f"{contestant.key}-{task}.safetensors"
 
 
 def _new_head(contestant: Contestant, seed: int, number: int) -> nn.Module:
@@ -162,7 +201,7 @@ def _outcome(path: Path, tests: Mapping[str, np.ndarray], n_seeds: int) -> Outco
 def result_row(
     task: str, model: str, params: int, accuracies: np.ndarray, published: float | None = None
 ) -> dict[str, Any]:
-    """Return a row of the result: mean, spread and the interval of the mean over seeds."""
+    """Return a row of the result: mean, spread and the interval of the mean within 0 to 1."""
     from scipy import stats
 
     n, mean = len(accuracies), float(accuracies.mean())
@@ -174,10 +213,11 @@ def result_row(
         "params": params,
         "accuracy_mean": mean,
         "accuracy_std": spread,
-        "accuracy_low": None if half is None else mean - half,
-        "accuracy_high": None if half is None else mean + half,
+        "accuracy_low": None if half is None else max(mean - half, 0.0),
+        "accuracy_high": None if half is None else min(mean + half, 1.0),
         "accuracy_min": float(accuracies.min()),
         "accuracy_max": float(accuracies.max()),
+        "accuracies": accuracies.tolist(),
         "n_seeds": n,
         "published": published,
     }

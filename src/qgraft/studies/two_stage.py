@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,14 @@ from qgraft.data.imageset import ImageSet
 from qgraft.data.splits import Splits
 from qgraft.evaluation.audit import audit_images
 from qgraft.evaluation.shortcuts import spectrum_control
-from qgraft.studies.classical import classical_work, load_classical, train_classical, trunk_file
+from qgraft.studies.classical import (
+    Trained,
+    classical_work,
+    load_classical,
+    network_units,
+    train_classical,
+    trunk_file,
+)
 from qgraft.studies.control_heads import QUANTUM, Bench, control_work
 from qgraft.studies.decisions import DECISION, THRESHOLDS_FILE, decide, decision_work
 from qgraft.studies.evidence import Answers, collect_answers, weigh
@@ -20,11 +27,13 @@ from qgraft.studies.hybrid import (
     Hybrid,
     head_file,
     head_options,
+    hybrid_samples,
     hybrid_work,
     train_hybrid,
 )
 from qgraft.studies.results import Findings, data_summary
-from qgraft.studies.run import Run, keep_data
+from qgraft.studies.run import Run, Unit, keep_data
+from qgraft.studies.two_stage_units import Place, head_units
 from qgraft.training.checkpoint import write_json
 from qgraft.training.loop import keep_freed_memory
 from qgraft.trunks.registry import TRUNKS
@@ -82,11 +91,11 @@ def run_two_stage(
     answers: list[list[Answers]] = []
     models: dict[str, dict[str, Any]] = {}
     decisions: dict[str, dict[str, Any]] = {}
-    for plan in plans:
-        if plan.weights:
-            trained = load_classical(plan.weights, plan.trunk, images, splits)
-        else:
-            trained = train_classical(run, plan.trunk, images, splits, config)
+    own = [plan.trunk for plan in plans if not plan.weights]
+    run.spread(run, (u for t in own for u in network_units(t, images, splits, config)))
+    networks = [_trained(run, plan, images, splits, config) for plan in plans]
+    run.spread(run, _head_units(run, plans, networks, images, splits, config))
+    for plan, trained in zip(plans, networks, strict=True):
         trunk_path = plan.weights or trunk_file(run.folder, plan.trunk, trained.kept)
         findings.add_classical(plan.name, trained)
         for hybrid in plan.hybrids:
@@ -136,6 +145,36 @@ def run_two_stage(
     findings.write(run.folder, result)
     run.finish()
     return result
+
+
+def _trained(
+    run: Run, plan: Plan, images: ImageSet, splits: Splits, config: TrainingConfig
+) -> Trained:
+    if plan.weights:
+        return load_classical(plan.weights, plan.trunk, images, splits)
+    return train_classical(run, plan.trunk, images, splits, config)
+
+
+def _head_units(
+    run: Run,
+    plans: Sequence[Plan],
+    networks: Sequence[Trained],
+    images: ImageSet,
+    splits: Splits,
+    config: TrainingConfig,
+) -> Iterator[Unit]:
+    """Give the trainings of all hybrids, once the features of all are there."""
+    channels, n_classes = 1 if images.images.ndim == 3 else 3, len(images.class_names)
+    units: list[Unit] = []
+    for plan, trained in zip(plans, networks, strict=True):
+        for hybrid in plan.hybrids:
+            samples = hybrid_samples(run, trained.model, plan.name, hybrid, images, config)
+            place = Place(plan.name, plan.trunk, channels, n_classes, hybrid)
+            compared = hybrid in _compared(plan, config)
+            units += head_units(
+                place, samples, splits, config, decides=n_classes == 2, compared=compared
+            )
+    yield from units
 
 
 def _compared(plan: Plan, config: TrainingConfig) -> list[Hybrid]:

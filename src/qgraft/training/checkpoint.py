@@ -103,25 +103,32 @@ def read_json(path: Path) -> Any:
         RunError: the file is missing, is not JSON or is too large.
     """
     try:
-        return json.loads(_read_regular(path, MAX_JSON_BYTES))
+        return json.loads(read_regular(path, MAX_JSON_BYTES))
     except FileNotFoundError:
         raise RunError(f"{path} is missing: is this the folder of a finished run?") from None
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not valid JSON ({error}); delete it and run again") from None
 
 
-def _read_regular(path: Path, limit: int) -> bytes:
+def read_regular(path: Path, limit: int, *, follow_links: bool = True) -> bytes:
     """Return the bytes of a regular file; a pipe or a device could be read for ever.
 
     Raises:
+        OSError: it cannot be opened, or is a link and none is followed.
         ValueError: it is something else, or larger than `limit`.
     """
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode):
-        raise ValueError("not a file")
-    if facts.st_size > limit:
-        raise ValueError(f"{facts.st_size:,} bytes, more than {limit:,}")
-    return path.read_bytes()
+    link = 0 if follow_links else os.O_NOFOLLOW
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | link)
+    try:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError("not a file")
+        if facts.st_size > limit:
+            raise ValueError(f"{facts.st_size:,} bytes, more than {limit:,}")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(handle)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **metadata: str) -> None:
@@ -196,7 +203,7 @@ def load_tensors_with_metadata(
         WeightsError: the file is missing, damaged or of another format.
     """
     try:
-        data = _read_regular(path, MAX_WEIGHT_BYTES)
+        data = read_regular(path, MAX_WEIGHT_BYTES)
     except FileNotFoundError:
         raise WeightsError(f"weights file {path} does not exist") from None
     except (OSError, ValueError) as error:

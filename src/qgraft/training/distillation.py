@@ -25,6 +25,7 @@ from qgraft.training.loop import Loss, Samples, as_float
 
 Form = Literal["weighted", "published"]
 Schedule = Literal["constant", "linear", "cosine"]
+UNLABELLED = -1  # label of a sample that only the teacher speaks about
 ANGLE_WEIGHT = 2.0  # of the angles in relational distillation, as published
 
 
@@ -113,14 +114,22 @@ def distillation_loss(
     Args:
         student: logits `(batch, k)`, k not less than the classes.
         teacher: logits `(batch, n_classes)`.
-        labels: classes `(batch,)`.
+        labels: classes `(batch,)`; where `UNLABELLED`, only the teacher's part counts.
         alpha: weight of the teacher.
         temperature: T.
         form: whether the labels count `1 - alpha` (`weighted`) or 1 (`published`).
     """
-    by_label = F.cross_entropy(student, labels)
+    by_label = labelled_loss(student, labels)
     by_teacher = alpha * teacher_divergence(student, teacher, temperature)
     return by_label * (1 - alpha if form == "weighted" else 1.0) + by_teacher
+
+
+def labelled_loss(student: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy, mean over the labelled samples of a batch; 0 without any."""
+    if not (labels == UNLABELLED).any():
+        return F.cross_entropy(student, labels)
+    total = F.cross_entropy(student, labels, ignore_index=UNLABELLED, reduction="sum")
+    return total / (labels != UNLABELLED).sum().clamp_min(1)
 
 
 def attention_map(maps: Tensor, size: tuple[int, int] | None = None) -> Tensor:

@@ -22,7 +22,8 @@ from qgraft.seeds import torch_stream
 from qgraft.simulate.lanes import LANES
 from qgraft.simulate.lowering import Program, lower, packs
 from qgraft.training.head_kernel import run_epoch
-from qgraft.training.loop import EpochRecord, Recipe, Samples
+from qgraft.training.kept import EpochRecord
+from qgraft.training.loop import Recipe, Samples
 from qgraft.training.stopping import stop_if_asked
 
 SCORE_BATCH = 256
@@ -50,6 +51,8 @@ def can_train(head: nn.Module, samples: Samples, recipe: Recipe) -> bool:
     return (
         type(head) is DressedHead
         and not recipe.mixed_precision
+        and not recipe.mixup
+        and not recipe.warms
         and samples.inputs.ndim == 2
         and kind in (torch.float32, torch.float64)
         and head.backend != "torch"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qgraft.errors import DataError, WeightsError
-from qgraft.training.checkpoint import _read_regular, load_tensors
+from qgraft.training.checkpoint import load_tensors, read_regular
 
 LOGITS = "logits"
 MAX_BYTES = 2**30
@@ -55,7 +55,7 @@ def _from_safetensors(path: Path, shape: tuple[int, int]) -> Tensor:
 
 def _from_npz(path: Path, shape: tuple[int, int]) -> Tensor:
     try:
-        data = _read_regular(path, MAX_BYTES)
+        data = read_regular(path, MAX_BYTES)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             with archive.open(f"{_chosen(path, names)}.npy") as member:

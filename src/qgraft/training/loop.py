@@ -8,12 +8,9 @@ checkpoint also holds the steps taken and the state of the generator that dropou
 from __future__ import annotations
 
 import ctypes
-import json
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,32 +20,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qgraft.errors import RunError, WeightsError
+from qgraft.errors import RunError
 from qgraft.seeds import torch_stream
-from qgraft.training.checkpoint import (
-    Tensors,
-    load_newest,
-    load_tensors_with_metadata,
-    save_checkpoint,
-    save_tensors,
-)
-from qgraft.training.stopping import (
-    Stopped,
-    stop_asked,
-    stop_at_once,
-    stop_held_back,
-    stop_if_asked,
-)
-
-EpochRecord = dict[str, float]
-STORE_EVERY_S = 10.0  # or longer, where storing would take more than a hundredth of the time
+from qgraft.training.kept import EpochRecord, Kept
+from qgraft.training.one_thread import one_thread
+from qgraft.training.stopping import stop_held_back, stop_if_asked
 
 
 class Recipe(NamedTuple):
     """How to train: Adam with cross-entropy on logits.
 
     With `fades` the learning rate falls from epoch to epoch, along half a cosine to almost zero;
-    with `drops` it falls to a tenth at each of these epochs, counted from 0.
+    with `drops` it falls to a tenth at each of these epochs, counted from 0. With `warms` it rises
+    from step to step of the first epoch, since Adam's first steps are as long as they may be
+    whatever the gradient, and would spoil weights that are good already. With `mixup` a batch
+    is blended with itself in another order, in a share drawn from Beta(mixup, mixup), and so is
+    its loss (Zhang et al., ICLR 2018).
     """
 
     epochs: int
@@ -57,9 +44,13 @@ class Recipe(NamedTuple):
     mixed_precision: bool = False
     fades: bool = False
     drops: tuple[int, ...] = ()
+    mixup: float = 0.0
+    warms: bool = False
 
-    def rate(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, counted from 0."""
+    def rate(self, epoch: int, taken: float = 1.0) -> float:
+        """Return the learning rate of an epoch, counted from 0, with a share of its steps taken."""
+        if self.warms and epoch == 0:
+            return self.learning_rate * taken
         if not self.fades:
             return self.learning_rate * 0.1 ** sum(epoch >= drop for drop in self.drops)
         return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
@@ -99,6 +90,7 @@ def as_float(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
 
 
+@one_thread()
 def train(
     model: nn.Module,
     training: Samples,
@@ -128,18 +120,17 @@ def train(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, recipe.learning_rate, fused=True)
-    kept = _Kept(checkpoint, model, optimiser)
+    kept = Kept(checkpoint, model, optimiser)
     kept.restore()
     history = kept.history
     if history:
         on_epoch(len(history), history)
     with stop_held_back():
         for epoch in range(len(history), recipe.epochs):
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.rate(epoch)
+            rate = partial(recipe.rate, epoch)
             with torch_stream(seed, "epoch", epoch) as generator:
                 mean, accuracy = _train_epoch(
-                    model, optimiser, training, recipe, generator, kept, partial(loss, epoch)
+                    model, optimiser, training, recipe, generator, kept, partial(loss, epoch), rate
                 )
             record = {"train_loss": mean, "train_accuracy": accuracy}
             if validation is not None:
@@ -157,21 +148,30 @@ def _train_epoch(
     samples: Samples,
     recipe: Recipe,
     generator: torch.Generator,
-    kept: _Kept,
+    kept: Kept,
     loss_of: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    rate: Callable[[float], float],
 ) -> tuple[float, float]:
     model.train()
     order = torch.randperm(len(samples.labels), generator=generator)
     batches = order.split(recipe.batch_size)
     taken, total = kept.resume_epoch(generator)
     for step in range(taken, len(batches)):
+        for group in optimiser.param_groups:
+            group["lr"] = rate((step + 1) / len(batches))
         index = batches[step]
         inputs, labels = samples.at(index)
+        share, other = 1.0, index
+        if recipe.mixup:
+            share, order_inside = _blend(len(index), recipe.mixup)
+            inputs, other = torch.lerp(inputs[order_inside], inputs, share), index[order_inside]
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.mixed_precision):
             logits = model(inputs)
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
         loss = loss_of(logits, labels, index)
+        if recipe.mixup:
+            loss = share * loss + (1 - share) * loss_of(logits, samples.labels[other], other)
         loss.backward()
         optimiser.step()
         with torch.no_grad():
@@ -186,6 +186,13 @@ def _train_epoch(
             f"(now {recipe.learning_rate:g})"
         )
     return loss, accuracy
+
+
+def _blend(n: int, mixup: float) -> tuple[float, torch.Tensor]:
+    """Draw the share of the first partner and who the second ones are, from torch's generator."""
+    concentration = torch.tensor(mixup)
+    share = torch.distributions.Beta(concentration, concentration).sample()
+    return float(share), torch.randperm(n)
 
 
 def _score(model: nn.Module, samples: Samples, recipe: Recipe) -> tuple[float, float]:
@@ -204,175 +211,6 @@ def predict_logits(
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision):
         parts = [model(as_float(part)).float() for part in inputs.split(batch_size)]
     return torch.cat(parts)
-
-
-class _Begun(NamedTuple):
-    """An epoch under way: steps taken, loss and hits summed so far, where the generator stands."""
-
-    steps: int
-    total: torch.Tensor
-    generator: torch.Tensor
-
-
-@dataclass
-class _Kept:
-    """The checkpoint of one training: when it is written, what it holds, how it is taken up."""
-
-    path: Path | None
-    model: nn.Module
-    optimiser: torch.optim.Optimizer
-    history: list[EpochRecord] = field(default_factory=list)
-    begun: _Begun | None = None
-    stored: float = field(default_factory=time.monotonic)
-    cost: float = 0.0
-
-    def restore(self) -> None:
-        """Take up the newest intact checkpoint, if there is one."""
-        found = load_newest(self.path) if self.path else None
-        if not found:
-            return
-        assert self.path
-        tensors, metadata = found
-        load_weights(self.model, _under(tensors, "model."), self.path)
-        self.history = _history(metadata, self.path)
-        _load_moments(self.optimiser, _under(tensors, "optimiser."), self.path)
-        if epoch := _under(tensors, "epoch."):
-            self.begun = _Begun(int(epoch["steps"]), epoch["total"], epoch["generator"])
-
-    def resume_epoch(self, generator: torch.Generator) -> tuple[int, torch.Tensor]:
-        """Return steps taken and sums so far of the epoch that starts now; set the generator."""
-        if self.begun is None:
-            return 0, torch.zeros(2)
-        generator.set_state(self.begun.generator)
-        return self.begun.steps, self.begun.total
-
-    def end_step(self, steps: int, total: torch.Tensor, generator: torch.Generator) -> None:
-        """Store the epoch under way if it is time to, and end if a signal asks for it."""
-        self.begun = _Begun(steps, total, generator.get_state())
-        if stop_asked() or self._is_due():
-            self._store()
-        stop_if_asked()
-
-    @contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """Let a signal end the block, which leaves the weights alone, at once."""
-        try:
-            with stop_at_once():
-                yield
-        except Stopped:
-            self._store()
-            raise
-
-    def end_epoch(self, record: EpochRecord, *, is_last: bool) -> None:
-        """Add the record of an epoch and store it if it is time to."""
-        self.history.append(record)
-        self.begun = None
-        if is_last or self._is_due():
-            self._store()
-
-    def _is_due(self) -> bool:
-        return time.monotonic() - self.stored >= STORE_EVERY_S * max(1.0, 10 * self.cost)
-
-    def _store(self) -> None:
-        if not self.path:
-            return
-        start = time.monotonic()
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for number, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": tensor for name, tensor in state.items()}
-        if self.begun:
-            tensors |= {
-                "epoch.steps": torch.tensor(self.begun.steps),
-                "epoch.total": self.begun.total,
-                "epoch.generator": self.begun.generator,
-            }
-        save_checkpoint(self.path, tensors, history=json.dumps(self.history))
-        self.stored = time.monotonic()
-        self.cost = self.stored - start
-
-
-def store_trained(path: Path, model: nn.Module, history: list[EpochRecord]) -> None:
-    """Write the weights of a finished training and its epoch records, for `load_trained`."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    save_tensors(path, tensors, history=json.dumps(history))
-
-
-def finished_epochs(path: Path) -> int:
-    """Return how many epochs an intact checkpoint holds, 0 where there is none."""
-    found = load_newest(path)
-    return len(_history(found[1], path)) if found else 0
-
-
-def load_trained(path: Path, model: nn.Module) -> list[EpochRecord]:
-    """Put the weights of a checkpoint into `model` and return its epoch records."""
-    tensors, metadata = load_tensors_with_metadata(path)
-    load_weights(model, _under(tensors, "model."), path)
-    return _history(metadata, path)
-
-
-def _history(metadata: Mapping[str, str], path: Path) -> list[EpochRecord]:
-    """Return the epoch records of a checkpoint.
-
-    Raises:
-        WeightsError: it has none, or they are not lists of named numbers.
-    """
-    with suppress(ValueError, RecursionError, KeyError, AttributeError, TypeError):
-        history = json.loads(metadata["history"])
-        values = [value for record in history for value in record.values()]
-        if isinstance(history, list) and all(isinstance(value, float) for value in values):
-            return history
-    raise WeightsError(f"{path} was not written by a training of qgraft: it has no history")
-
-
-def _load_moments(optimiser: torch.optim.Optimizer, tensors: Tensors, path: Path) -> None:
-    """Put Adam's step counts and moments into `optimiser`.
-
-    Raises:
-        WeightsError: they are not those of the parameters of `optimiser`.
-    """
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    keys = ("step", "exp_avg", "exp_avg_sq")
-    expected = {f"{n}.{key}" for n in range(len(parameters)) for key in keys}
-    if tensors and set(tensors) != expected:
-        raise WeightsError(f"{path} holds the optimiser of another network; choose another --out")
-    state = optimiser.state_dict()
-    for name, tensor in tensors.items():
-        number, key = name.split(".")
-        if key != "step" and tensor.shape != parameters[int(number)].shape:
-            raise WeightsError(f"{path} holds {name} of another shape; choose another --out")
-        state["state"].setdefault(int(number), {})[key] = tensor
-    optimiser.load_state_dict(state)
-    for parameter, moments in optimiser.state.items():
-        for key, value in moments.items():
-            if value.shape == parameter.shape:  # fused Adam reads raw memory, whatever the strides
-                moments[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
-
-
-def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Put named tensors into `model`; names and shapes must match exactly.
-
-    Raises:
-        WeightsError: a tensor is missing, unexpected, of another shape or not finite.
-    """
-    expected = model.state_dict()
-    wrong = sorted(set(expected) ^ set(tensors)) or sorted(
-        name
-        for name, tensor in expected.items()
-        if (tensor.shape, tensor.dtype) != (tensors[name].shape, tensors[name].dtype)
-    )
-    if wrong:
-        raise WeightsError(
-            f"{path} does not fit this model: {len(wrong)} tensors missing, unexpected or of "
-            f"another shape, first {wrong[0]!r}; was it trained with other settings?"
-        )
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise WeightsError(f"{path} holds values that are not finite in {broken[0]!r}")
-    model.load_state_dict(dict(tensors))
 
 
 def keep_freed_memory() -> None:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from qgraft.errors import ConfigError, RunError
 from qgraft.seeds import numpy_rng
 from qgraft.training.loop import Samples
+from qgraft.training.one_thread import one_thread
 
 Optimiser = Literal["adam", "nesterov", "lbfgs", "spsa"]
 Cost = Literal["cross-entropy", "mse"]
@@ -51,6 +52,13 @@ def epoch_batches(n: int, recipe: StepRecipe, seed: int) -> Tensor:
     return torch.from_numpy(np.concatenate(orders)[:needed]).view(recipe.steps, -1)
 
 
+def whole_batches(n: int, recipe: StepRecipe, seed: int) -> Tensor:
+    """Return batches of samples that lie together among `n`, each at most once, reshuffled."""
+    order = numpy_rng(seed, "whole batches").permutation(n // recipe.batch_size)[: recipe.steps]
+    return torch.from_numpy(order[:, None] * recipe.batch_size + np.arange(recipe.batch_size))
+
+
+@one_thread()
 def train_steps(
     head: nn.Module, samples: Samples, batches: Tensor, recipe: StepRecipe, *, seed: int = 0
 ) -> list[float]:

@@ -20,6 +20,7 @@ from qgraft.heads.controls import ScaledTanh, Sine
 from qgraft.seeds import derive
 from qgraft.training.head_trainer import HeadTask
 from qgraft.training.loop import Recipe, Samples
+from qgraft.training.one_thread import one_thread
 
 ELEMENTWISE = (nn.ReLU, nn.Tanh, Sine, ScaledTanh)
 Linears = Sequence[nn.Linear]
@@ -47,6 +48,8 @@ def can_stack(head: nn.Module, samples: Samples, recipe: Recipe) -> bool:
         and all(isinstance(layer, (nn.Linear, nn.Dropout, *ELEMENTWISE)) for layer in head)
         and all(layer.bias is not None for layer in head if isinstance(layer, nn.Linear))
         and not recipe.mixed_precision
+        and not recipe.mixup
+        and not recipe.warms
         and samples.inputs.ndim == 2
         and all(p.requires_grad and p.dtype == samples.inputs.dtype for p in head.parameters())
     )
@@ -96,6 +99,7 @@ def _stacks(
             yield alike[start : start + most]
 
 
+@one_thread()
 def _train_stack(
     tasks: list[HeadTask], samples: Samples, recipe: Recipe, on_epoch: Callable[[int, float], None]
 ) -> None:

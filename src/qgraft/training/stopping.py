@@ -77,6 +77,11 @@ def _holding(held: bool) -> Iterator[None]:
         _state.held = before
 
 
+def ask_to_stop(number: int) -> None:
+    """Let the next `stop_if_asked` raise, as a signal of this number would."""
+    _state.asked = number
+
+
 def stop_asked() -> bool:
     """Tell whether a signal has asked to end; any thread may ask."""
     return bool(_state.asked)

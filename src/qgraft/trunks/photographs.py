@@ -87,7 +87,7 @@ def photograph_trunk(name: str, weights: str | None, *, side: int, mirror: bool)
         WeightsError: the weights are missing or damaged.
     """
     known = TRUNKS[name]
-    path: Path = find_weights(known.title, known.weights or "", weights)
+    path: Path = find_weights(known.title, known.weights[0], weights)
     if name == "mobilenetv2":
         network: nn.Module = DepthFeatures(MobileNetV2().features, MOBILENET_DEPTHS)
         load_npz(network, path, what=known.title)
@@ -102,5 +102,5 @@ def photograph_trunk(name: str, weights: str | None, *, side: int, mirror: bool)
             load_npz(network, path, what=known.title)
         widths = {f"stage {stage}": STAGE_WIDTHS[stage] for stage in stages}
     network = MirrorMean(network) if mirror else network
-    network = nn.Sequential(Resize(side), network).requires_grad_(False).eval()
+    network = nn.Sequential(Resize(side, sharp=True), network).requires_grad_(False).eval()
     return PhotographTrunk(network, widths)

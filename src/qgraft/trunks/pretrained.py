@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qgraft.trunks.mobilenet import DepthFeatures
 from qgraft.trunks.orientations import OrientationMean
+from qgraft.trunks.resnet import ResNet18
 from qgraft.trunks.surface_cnn import Standardise
 
 HIDDEN, DROPOUT = (256, 64), 0.5
@@ -19,19 +21,42 @@ N_DENSE = len(HIDDEN) + 1
 
 
 class Resize(nn.Module):
-    """Resize images to one side, averaging over pixels that fall together."""
+    """Resize images to one side, averaging over pixels that fall together.
 
-    def __init__(self, side: int) -> None:
+    With `sharp` what lies between pixels comes from a cubic curve instead of a straight line.
+    """
+
+    def __init__(self, side: int, *, sharp: bool = False) -> None:
         super().__init__()
-        self.side = side
+        self.side, self.sharp = side, sharp
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images `(n, c, h, w)` to `(n, c, side, side)`."""
-        return F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
+        """Map images `(n, c, h, w)` in 0..1 to `(n, c, side, side)`."""
+        size = self.side, self.side
+        if self.sharp:
+            return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
 
     def extra_repr(self) -> str:
         """Describe what no weight tells."""
-        return f"side={self.side}"
+        return f"side={self.side}, sharp" if self.sharp else f"side={self.side}"
+
+
+class SideBySide(nn.Module):
+    """Several networks on the same images, their features side by side.
+
+    Args:
+        networks: each maps images `(n, c, h, w)` to features and tells its `n_features`.
+    """
+
+    def __init__(self, *networks: DepthFeatures | ResNet18) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.n_features = sum(network.n_features for network in networks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `(n, c, h, w)` to features `(n, n_features)`."""
+        return torch.cat([network(images) for network in self.networks], 1)
 
 
 def surface_classifier(
