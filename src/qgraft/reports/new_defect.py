@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 from pydantic import Field, FiniteFloat, NonNegativeInt
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from qgraft.evaluation.audit.findings import Finding
 from qgraft.reports.curves import few_examples, head_colours, seconds_bars
 from qgraft.reports.page import checked_result, embedded, render_page
 from qgraft.training.checkpoint import atomic_write, read_json
@@ -63,6 +64,7 @@ class Result(TypedDict):
     rows: Annotated[list[Row], Field(min_length=1)]
     comparisons: list[Comparison]
     notes: list[str]
+    audit: NotRequired[list[Finding]]
 
 
 def write_new_defect_report(run: Path) -> Path:
@@ -220,6 +222,7 @@ def _page(run: Path, result: Result, figures: Mapping[str, str]) -> str:
         run,
         sentences=sentences(result),
         notes=result["notes"],
+        audit=result.get("audit"),
         columns=COLUMNS,
         rows=[(row["left_out"], table_cells(row)) for row in result["rows"]],
         figures={name: embedded(svg) for name, svg in figures.items()},

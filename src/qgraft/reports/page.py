@@ -37,9 +37,10 @@ def checked_result(run: Path, shape: type[Content]) -> Content:
 def render_page(template: str, run: Path, **values: Any) -> str:
     """Return a page of `template`, in the style of `report.html.j2`.
 
-    Values of the template are `command` and `seed`, from the settings of the run, and those given.
+    Values of the template are `command` and `seed`, from the settings of the run, and those given;
+    a page without `audit` has no such section.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     folder = resources.files("qgraft.reports")
     style = re.search(
@@ -47,11 +48,16 @@ def render_page(template: str, run: Path, **values: Any) -> str:
     )
     text = folder.joinpath(template).read_text("utf-8")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("qgraft", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     config = read_settings(run)
     page = environment.from_string(text.replace("<style></style>", style[0] if style else ""))
-    return page.render(command=config.get("command", ""), seed=config.get("seed"), **values)
+    known = {"command": config.get("command", ""), "seed": config.get("seed"), "audit": None}
+    return page.render(**{**known, **values})
 
 
 def read_settings(run: Path) -> Mapping[str, Any]:

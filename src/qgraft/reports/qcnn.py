@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired
 
 from pydantic import Field, FiniteFloat, NonNegativeInt
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from qgraft.evaluation.audit.findings import Finding
 from qgraft.reports.page import checked_result, embedded, read_settings, render_page
 from qgraft.reports.qcnn_plots import accuracy_bars, accuracy_by_parameters, cost_lines
 from qgraft.training.checkpoint import atomic_write, read_json
@@ -66,6 +67,7 @@ class Result(TypedDict):
     controls: list[ControlRow]
     comparisons: list[Comparison]
     notes: list[str]
+    audit: NotRequired[list[Finding]]
     data: dict[str, Any]
 
 
@@ -267,6 +269,7 @@ def _page(run: Path, result: Result, figures: Mapping[str, str]) -> str:
         run,
         sentences=sentences(result),
         notes=result["notes"],
+        audit=result.get("audit"),
         pairs=pairs_of(result),
         lines=table_lines(result),
         comparisons=[_comparison_cells(c) for c in result["comparisons"]],

@@ -13,6 +13,7 @@ from pydantic import Field, FiniteFloat, NonNegativeInt
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from qgraft.errors import RunError
+from qgraft.evaluation.audit.findings import Finding
 from qgraft.reports.page import checked_result, embedded, render_page
 from qgraft.reports.transfer_plots import accuracy_dots, decision_maps, is_quantum
 from qgraft.training.checkpoint import atomic_write, load_tensors
@@ -65,6 +66,7 @@ class Result(TypedDict):
     study: str
     rows: Annotated[list[Row], Field(min_length=1)]
     notes: list[str]
+    audit: NotRequired[list[Finding]]
     facts: NotRequired[dict[str, Any]]
 
 
@@ -230,6 +232,7 @@ def _page(run: Path, result: Result, figures: Mapping[str, str]) -> str:
         title=TITLES[result["study"]],
         sentences=sentences(result),
         notes=result["notes"],
+        audit=result.get("audit"),
         columns=_shown(COLUMNS, result),
         rows=[_shown(table_cells(row), result) for row in result["rows"]],
         facts=list(_facts(result.get("facts", {}))),

@@ -25,6 +25,8 @@ from qgraft.data.cifar import PAIRS, read_pair, through_jpeg
 from qgraft.data.crops import load_views
 from qgraft.data.imageset import ImageSet
 from qgraft.errors import DataError
+from qgraft.evaluation.audit import Finding, audit_parts
+from qgraft.evaluation.audit.findings import worst_first
 from qgraft.heads.registry import build_head
 from qgraft.seeds import derive
 from qgraft.studies.run import Run, keep_data
@@ -167,11 +169,16 @@ def run_image_pairs(run: Run, tasks: list[Task], config: ImagePairConfig) -> dic
                 outcome = train_seeds(run, task.name, contestant, *place, **how)
             rows += _rows(task, contestant, outcome)
             run.advance(1, f"{task.name}, {contestant.title}")
-    result = {"study": config.study, "rows": rows, "notes": notes,
+    audit = [finding for task in tasks for finding in _audited(task)]
+    result = {"study": config.study, "rows": rows, "notes": notes, "audit": worst_first(audit),
               "config": config.model_dump(mode="json")}  # fmt: skip
     write_json(run.folder / "result.json", result)
     run.finish()
     return result
+
+
+def _audited(task: Task) -> list[Finding]:
+    return audit_parts({"training": task.training, **task.tests}, task.name)
 
 
 def contestants_for(task: Task, n_features: int, config: ImagePairConfig) -> list[Contestant]:

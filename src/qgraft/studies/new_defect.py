@@ -27,6 +27,7 @@ from qgraft.data.imageset import ANOMALOUS, NORMAL, ImageSet, Photographs
 from qgraft.data.splits import Splits
 from qgraft.data.surface import CUT_MARK, most_per_class, surface_images, surface_splits
 from qgraft.errors import ConfigError, DataError
+from qgraft.evaluation.audit import audit_images
 from qgraft.evaluation.metrics import score
 from qgraft.grafting import graft
 from qgraft.heads.registry import build_head
@@ -130,6 +131,7 @@ def run_new_defect(run: Run, photographs: Photographs, config: NewDefectConfig) 
         "notes": [*([GIVEN_NOTE] if config.weights else []), *NOTES],
         "config": config.model_dump(mode="json"),
         "data": summary,
+        "audit": audit_images(scene.images, scene.splits),
     }
     write_json(run.folder / "result.json", result)
     run.finish()

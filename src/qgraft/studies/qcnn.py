@@ -39,7 +39,7 @@ from qgraft.studies.qcnn_controls import (
     logistic_regression,
 )
 from qgraft.studies.qcnn_rows import Cell, comparisons, control_row, cost_curves, model_row, notes
-from qgraft.studies.qcnn_tasks import pair_tasks, reduced_tasks, trained_trunk
+from qgraft.studies.qcnn_tasks import audit_pairs, pair_tasks, reduced_tasks, trained_trunk
 from qgraft.studies.run import Run, Unit, keep_data
 from qgraft.training.checkpoint import read_json, write_json
 from qgraft.training.minibatch import StepRecipe
@@ -75,6 +75,7 @@ def run_qcnn(run: Run, data: TransferData, config: QcnnConfig) -> dict[str, Any]
         "comparisons": comparisons(cells),
         "notes": notes(config),
         "data": _summary(data, tasks),
+        "audit": audit_pairs(data, config.pairs),
         "config": config.model_dump(mode="json"),
     }
     write_json(run.folder / "curves.json", cost_curves(cells))

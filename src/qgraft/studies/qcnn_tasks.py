@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 from qgraft.data.digits import TransferData
 from qgraft.data.idx import Digits
+from qgraft.data.imageset import ImageSet
 from qgraft.errors import ConfigError
+from qgraft.evaluation.audit import Finding, audit_parts
+from qgraft.evaluation.audit.findings import worst_first
 from qgraft.seeds import derive, torch_stream
 from qgraft.studies.qcnn_cells import PairTask
 from qgraft.studies.run import Run
@@ -87,6 +90,25 @@ def pair_tasks(
         features = [cached_features(trunk, _images(part), _digest(part)) for part in parts]
         tasks.append(_task(pair, parts, features))
     return tasks
+
+
+def audit_pairs(data: TransferData, pairs: tuple[tuple[int, int], ...]) -> list[Finding]:
+    """Return what is wrong with the images of every pair."""
+    found = []
+    for pair in pairs:
+        classes = tuple(str(digit) for digit in sorted(pair))
+        named = {
+            place: ImageSet(
+                part.images,
+                np.searchsorted(sorted(pair), part.labels),
+                np.arange(len(part.labels)),
+                tuple(f"image {number} of the pair" for number in range(len(part.labels))),
+                classes,
+            )
+            for place, part in zip(("training", "test"), _pair_parts(data, pair), strict=True)
+        }
+        found += audit_parts(named, f"{pair[0]}-{pair[1]}")
+    return worst_first(found)
 
 
 def reduced_tasks(

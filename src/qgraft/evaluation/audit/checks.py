@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -24,6 +24,28 @@ def audit_images(images: ImageSet, splits: Splits | None = None) -> list[Finding
     if splits is not None:
         found += seen_by_trunk(images, splits)
     return worst_first(found)
+
+
+def audit_parts(parts: Mapping[str, ImageSet], about: str) -> list[Finding]:
+    """Return all findings about images that come in parts which must share nothing; worst first.
+
+    Args:
+        parts: images by the name of their part, such as `training` and `test`; equal classes.
+        about: what they are, put before every message.
+    """
+    ends = np.cumsum([len(part) for part in parts.values()])
+    index = dict(zip(parts, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
+    joined = ImageSet(
+        np.concatenate([part.images for part in parts.values()]),
+        np.concatenate([part.labels for part in parts.values()]),
+        np.arange(ends[-1]),
+        tuple(f"{place} {name}" for place, part in parts.items() for name in part.names),
+        next(iter(parts.values())).class_names,
+    )
+    evidence = evidence_of(joined)
+    found = [*label_findings(evidence), *copy_findings(evidence, index)]
+    found += files.blank_images(evidence)
+    return worst_first([{**item, "message": f"{about}: {item['message']}"} for item in found])
 
 
 def label_findings(evidence: Evidence) -> Iterator[Finding]:
