@@ -119,6 +119,17 @@ def test_unknown_circuits_are_refused(text):
         named_circuit(text)
 
 
+def test_all_templates_are_shown_beside_the_published_ones(tmp_path):
+    out = tmp_path / "sim.json"
+    shown = CliRunner().invoke(app, ["inspect", "sim", "--samples", "50", "--json", str(out)])
+    assert shown.exit_code == 0
+    found = json.loads(out.read_text())
+    assert [row["template"] for row in found["rows"]] == [*range(1, 20)] * 2
+    assert len(found["rank_correlation"]) == 6
+    refused = CliRunner().invoke(app, ["inspect", "sim", "--samples", "5"])
+    assert isinstance(refused.exception, ConfigError)
+
+
 def test_commands(tmp_path):
     out = tmp_path / "facts.json"
     shown = CliRunner().invoke(app, ["inspect", "sim-9", "--samples", "50", "--json", str(out)])

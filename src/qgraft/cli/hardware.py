@@ -20,11 +20,18 @@ if TYPE_CHECKING:
     from qgraft.heads.measured import Run
 
 CIRCUITS = "surface, dressed, qcnn, or sim-1 to sim-19, with :N for N qubits, as in surface:5"
+ALL_TEMPLATES = "sim"
 
 
 @app.command(epilog="Example: qgraft inspect surface:5 --figure circuit.svg")
 def inspect(
-    what: Annotated[str, typer.Argument(help=f"A run directory, or a circuit: {CIRCUITS}.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help=f"A run directory, or a circuit: {CIRCUITS}; sim: all of these beside what was "
+            "published (arXiv 1905.10876)."
+        ),
+    ],
     variant: Annotated[str | None, typer.Option(help="Which hybrid of a run.")] = None,
     samples: Annotated[int, typer.Option(help="Random draws behind each number.")] = 1000,
     figure: Annotated[Path | None, typer.Option(help="Draw the circuit to this SVG.")] = None,
@@ -35,6 +42,9 @@ def inspect(
     from qgraft.reports.inspection import facts_of, parameter_table
     from qgraft.terminal import console
 
+    if what == ALL_TEMPLATES:
+        _inspect_templates(samples, seed, json_file)
+        return
     circuit, weights = _circuit_of(what, variant)
     facts = facts_of(circuit, weights, n_samples=samples, seed=seed)
     screen = console(stderr=str(json_file) == "-")
@@ -49,6 +59,23 @@ def inspect(
         screen.print(f"drawn to {figure}", markup=False)
     if json_file is not None:
         write_json_to(json_file, facts)
+
+
+def _inspect_templates(samples: int, seed: int, json_file: Path | None) -> None:
+    from qgraft.evaluation.sim_descriptors import order_agreement, template_descriptors
+    from qgraft.reports.inspection import check_samples, template_table
+    from qgraft.terminal import console
+
+    check_samples(samples)
+    rows = template_descriptors(samples, seed)
+    agreement = order_agreement(rows)
+    screen = console(stderr=str(json_file) == "-")
+    screen.print(template_table(rows))
+    for name, value in agreement.items():
+        screen.print(f"rank correlation of {name}: {value:.3f}", markup=False)
+    if json_file is not None:
+        found = {"rows": [row._asdict() for row in rows], "rank_correlation": agreement}
+        write_json_to(json_file, {**found, "samples": samples, "seed": seed})
 
 
 def _circuit_of(what: str, variant: str | None) -> tuple[Circuit, Any]:

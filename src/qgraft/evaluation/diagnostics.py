@@ -78,19 +78,24 @@ def expressibility(circuit: Circuit, n_samples: int = 2000, seed: int = 0) -> fl
     return float((found[seen] * np.log(found[seen] / np.maximum(haar[seen], 1e-300))).sum())
 
 
-def entangling_capability(circuit: Circuit, n_samples: int = 2000, seed: int = 0) -> float:
+def entangling_capability(
+    circuit: Circuit, n_samples: int = 2000, seed: int = 0, *, normalised: bool = False
+) -> float:
     """Return the mean Meyer-Wallach measure, 0 for product states to 1 (Sim et al., eq. 11).
 
-    `Q = 2 (1 - mean over qubits of tr rho_q^2)` (Brennen, quant-ph/0305094).
+    `Q = 4 mean over qubits of (|u|^2 |v|^2 - |<u|v>|^2)`, where u and v are the halves of the state
+    in which the qubit is 0 and 1; that is 2 (1 - tr rho_q^2) (Brennen, quant-ph/0305094). With
+    `normalised` the halves are normalised first, `1 - |<u|v>|^2 / (|u|^2 |v|^2)`, which is no
+    Meyer-Wallach measure but gives the published numbers of Sim et al.
     """
     psi, n = random_states(circuit, n_samples, seed, "entangling capability"), circuit.n_qubits
-    purities = []
+    by_qubit = []
     for qubit in range(n):
         zero, one = psi.unflatten(1, (2**qubit, 2, -1)).movedim(2, 0).flatten(2)
-        a, b = zero.abs().square().sum(1), one.abs().square().sum(1)
-        overlap = (zero.conj() * one).sum(1).abs().square()
-        purities.append(a**2 + b**2 + 2 * overlap)
-    return float((2 * (1 - torch.stack(purities).mean(0))).mean())
+        weight = zero.abs().square().sum(1) * one.abs().square().sum(1)
+        apart = (weight - (zero.conj() * one).sum(1).abs().square()).clamp(min=0)
+        by_qubit.append(apart / weight.clamp(min=1e-300) if normalised else 4 * apart)
+    return float(torch.stack(by_qubit).mean())
 
 
 def gradient_variance(circuit: Circuit, n_samples: int = 200, seed: int = 0) -> list[Parameter]:

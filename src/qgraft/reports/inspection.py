@@ -16,6 +16,7 @@ from qgraft.evaluation.diagnostics import (
     gradient_variance,
     light_cone,
 )
+from qgraft.evaluation.sim_descriptors import Descriptors
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,8 +35,7 @@ def facts_of(
     """
     if circuit.n_qubits > MAX_QUBITS:
         raise ConfigError(f"circuits of up to {MAX_QUBITS} qubits, got {circuit.n_qubits}")
-    if not 10 <= n_samples <= 100_000:
-        raise ConfigError(f"samples must be from 10 to 100,000, got {n_samples}")
+    check_samples(n_samples)
     inert = inert_weights(circuit)
     rows = gradient_variance(circuit, min(n_samples, 500), seed)
     dimension = effective_dimension(circuit, weights, seed=seed)
@@ -64,6 +64,16 @@ def facts_of(
     }
 
 
+def check_samples(n_samples: int) -> None:
+    """Refuse too few or too many random draws.
+
+    Raises:
+        ConfigError: not from 10 to 100,000.
+    """
+    if not 10 <= n_samples <= 100_000:
+        raise ConfigError(f"samples must be from 10 to 100,000, got {n_samples}")
+
+
 def parameter_table(rows: Sequence[Parameter]) -> Table:
     """Return the parameters with the variance of their gradients."""
     from rich.table import Table
@@ -80,4 +90,20 @@ def parameter_table(rows: Sequence[Parameter]) -> Table:
             f"{row['variance']:.2e}",
             "no effect" if row["inert"] else "",
         )
+    return table
+
+
+def template_table(rows: Sequence[Descriptors]) -> Table:
+    """Return the templates of Sim et al., most expressive last, with what was published."""
+    from rich.table import Table
+
+    table = Table(
+        caption="Expressibility: divergence from Haar, 0 is best. Entangling: Meyer-Wallach, "
+        "0 to 1; the published numbers are those of normalised halves."
+    )
+    titles = ("layers", "template", "expressibility", "published", "entangling", "normalised")
+    for title in (*titles, "published"):
+        table.add_column(title, justify="right")
+    for row in sorted(rows, key=lambda row: (row.layers, -row.expressibility)):
+        table.add_row(str(row.layers), str(row.template), *(f"{value:.4f}" for value in row[2:]))
     return table
