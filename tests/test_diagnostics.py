@@ -3,9 +3,9 @@
 import itertools
 
 import numpy as np
-import pennylane as qml
 import pytest
 import torch
+from pennylane.math import purity, reduce_statevector  # pyright: ignore[reportAttributeAccessIssue]
 
 from qgraft.circuits.ansatz import dressed_circuit, surface_circuit
 from qgraft.circuits.circuit import Circuit, Op, Param, each_z
@@ -104,11 +104,8 @@ def test_entanglement_is_that_of_reduced_states():
     """Against the purity of every qubit's density matrix, from PennyLane."""
     circuit, n = sim_circuit(4), 4
     states = random_states(circuit, 50, 0, "entangling capability").numpy()
-    purity = np.mean([
-        qml.math.purity(qml.math.reduce_statevector(states, [qubit]), [0])
-        for qubit in range(n)
-    ])  # fmt: skip
-    assert entangling_capability(circuit, 50) == pytest.approx(2 * (1 - purity), abs=1e-12)
+    each = [purity(reduce_statevector(states, [qubit]), [0]) for qubit in range(n)]
+    assert entangling_capability(circuit, 50) == pytest.approx(2 * (1 - np.mean(each)), abs=1e-12)
 
 
 def test_rings_entangle_more_than_lines(descriptors):
