@@ -31,6 +31,8 @@ UNIT_FOLDERS = ("trunks", "heads", "features")
 _NOT_SUMMED = frozenset(
     ("report.html", "tables", "figures", "env.json", "timings.json", SUMS_FILE, LOCK_FILE)
 )
+# How the command was typed does not matter, nor where the images lie: their digest is compared.
+_NOT_COMPARED = frozenset(("command", "data"))
 
 Progress = Callable[[float, float, str], None]  # (work done, all work, what is being done)
 
@@ -220,7 +222,7 @@ def _start_or_resume(folder: Path, config: dict[str, Any], resume: bool) -> None
             f"{folder} holds a run already; go on with it by --resume, or choose another --out"
         )
     stored = _read_object(settings)
-    keys = ({**stored, **config}).keys() - {"command"}  # how it was typed does not matter
+    keys = ({**stored, **config}).keys() - _NOT_COMPARED
     differing = sorted(key for key in keys if stored.get(key) != config.get(key))
     if differing:
         key = differing[0]
