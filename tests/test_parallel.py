@@ -14,13 +14,14 @@ import torch
 from typer.testing import CliRunner
 
 from qgraft.cli import app, study
-from qgraft.config import QcnnConfig, SpiralsConfig, SurfaceConfig, resolve
+from qgraft.config import PhotonicConfig, QcnnConfig, SpiralsConfig, SurfaceConfig, resolve
 from qgraft.data.digits import embedded_transfer_data
 from qgraft.data.imageset import ImageSet
 from qgraft.data.splits import Splits
 from qgraft.errors import ConfigError, RunError
 from qgraft.studies.hybrid import Hybrid
 from qgraft.studies.parallel import spreading
+from qgraft.studies.photonic import run_photonic
 from qgraft.studies.qcnn import run_qcnn
 from qgraft.studies.run import SUMS_FILE, Run, Unit, open_run
 from qgraft.studies.spirals import run_spirals
@@ -39,6 +40,9 @@ QCNN = resolve(
      "seeds": 2, "steps": 3, "trunk_epochs": 1},
 )  # fmt: skip
 SPIRALS = resolve(SpiralsConfig, {"shapes": ("moons",), "seeds": 2, "epochs": 1})
+PHOTONIC = {"steps": (4, 8), "test_batches": 4, "source_steps": 2, "keep": (0, 1, 2), "seeds": 2}
+PHOTONIC_QC = resolve(PhotonicConfig, {"study": "photonic-qc", **PHOTONIC})
+PHOTONIC_QQ = resolve(PhotonicConfig, {"study": "photonic-qq", **PHOTONIC})
 
 
 def two_stage(run, on_weights=None):
@@ -62,7 +66,21 @@ def spirals(run):
     return run_spirals(run, SPIRALS)
 
 
-STUDIES = {"surface": (two_stage, SURFACE), "qcnn": (qcnn, QCNN), "spirals": (spirals, SPIRALS)}
+def photonic_qc(run):
+    return run_photonic(run, PHOTONIC_QC)
+
+
+def photonic_qq(run):
+    return run_photonic(run, PHOTONIC_QQ)
+
+
+STUDIES = {
+    "surface": (two_stage, SURFACE),
+    "qcnn": (qcnn, QCNN),
+    "spirals": (spirals, SPIRALS),
+    "photonic-qc": (photonic_qc, PHOTONIC_QC),
+    "photonic-qq": (photonic_qq, PHOTONIC_QQ),
+}
 
 
 def run_study(name, folder, jobs=None, address=None, progress=lambda *state: None):
@@ -90,6 +108,21 @@ def test_any_number_of_jobs_gives_the_same_sums(name, tmp_path):
     ]
     assert timings[0].keys() <= timings[1].keys()
     assert not list((tmp_path / "together").rglob(".*.part"))
+
+
+@pytest.mark.parametrize("name", ["spirals", "photonic-qc", "photonic-qq"])
+def test_what_is_there_is_not_made_again_and_counted_once(name, tmp_path):
+    sums = run_study(name, tmp_path, 1)
+    heads = sorted((tmp_path / "heads").glob("*-*.safetensors"))
+    before = {path: path.stat().st_mtime_ns for path in heads}
+    heads[1].unlink()
+    body, config = STUDIES[name]
+    with spreading(2) as spread:
+        run = open_run(tmp_path, config.model_dump(mode="json"), resume=True, spread=spread)
+        body(run)
+    assert (tmp_path / SUMS_FILE).read_text() == sums
+    assert [path for path in heads if path.stat().st_mtime_ns != before[path]] == [heads[1]]
+    assert run.done == pytest.approx(run.work)
 
 
 def steps(run, shared, number, seconds):

@@ -9,13 +9,13 @@ from qgraft.errors import WeightsError
 from qgraft.reports.transfer import write_transfer_report
 from qgraft.seeds import numpy_rng
 from qgraft.simulate.fock import lost_norm
-from qgraft.studies.photonic import (
+from qgraft.studies.photonic import run_photonic
+from qgraft.studies.photonic_tasks import (
     dense_layer,
     drawing_cost,
     fidelities,
     noisy_states,
     published_layer,
-    run_photonic,
     source_inputs,
     squeezed_states,
     targets,

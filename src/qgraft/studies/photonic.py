@@ -10,47 +10,38 @@ coherent states from squeezed single photons (example 5).
 from __future__ import annotations
 
 from functools import partial
-from math import pi
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qgraft.config import PhotonicConfig
-from qgraft.errors import WeightsError
-from qgraft.heads.photonic import FockAmplitudes, OneModeLayers, TwoModeLayers, VacuumLogits
-from qgraft.seeds import numpy_rng, torch_stream
-from qgraft.simulate.fock import coherent, lost_norm, rotation, squeezing, vacuum
+from qgraft.heads.photonic import FockAmplitudes
+from qgraft.seeds import numpy_rng
+from qgraft.simulate.fock import lost_norm
+from qgraft.studies.photonic_tasks import (
+    DEPTH,
+    SIDE,
+    STATES,
+    TETROMINOES,
+    dense_layer,
+    fidelities,
+    noisy_states,
+    published_layer,
+    squeezed_states,
+    target_layers,
+    tetromino_network,
+)
 from qgraft.studies.qcnn_cells import Contestant, PairTask, Scores, train_cell
-from qgraft.studies.run import Run, keep_data
+from qgraft.studies.run import Run, Unit, keep_data
 from qgraft.studies.transfer_cells import result_row
-from qgraft.training.checkpoint import load_tensors, save_tensors, write_json
-from qgraft.training.kept import load_weights
+from qgraft.training.checkpoint import write_json
 from qgraft.training.loop import Samples
-from qgraft.training.minibatch import StepRecipe, descent
+from qgraft.training.minibatch import StepRecipe
 from qgraft.transfer import Transfer
 
-TWO_MODE_CUTOFF, ONE_MODE_CUTOFF = 11, 15
-DEPTH, SIDE = 25, 4
-ALPHA, NOISE = 1.4, 0.6
-STATES = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1j, 1j), (-1j, 1j), (1j, -1j))  # times ALPHA
-TETROMINOES = {
-    "L": "#... #... ##.. ....",
-    "O": "##.. ##.. .... ....",
-    "T": "###. .#.. .... ....",
-    "I": "#### .... .... ....",
-    "S": ".##. ##.. .... ....",
-    "J": ".#.. .#.. ##.. ....",
-    "Z": "##.. .##. .... ....",
-}
-# Of the pre-training; published are 50,000 steps at rate 0.001.
-SOURCE_RATE, PASSIVE_SPREAD, TRACE_PENALTY = 0.01, 0.1, 100.0
-PHASES = (4, 6, 11, 13)  # of squeezing and displacement; they start at N(0, 1), as published
-# Layer A of example 5: squeezing, displacement, three angles, cubic phase.
-PUBLISHED_LAYER = (0.7160148, 0.44807276, 0.05455275, 0.00412069, 0.27611843, 0.1667125)
-TARGET_DEPTH = 3
-SQUEEZED = 0.5  # bound of the squeezing of the states of example 5
+BATCH, RATE = 8, 0.01
 PUBLISHED_STEPS = 500
 PUBLISHED_CUT = (15, 1000)  # layers kept and steps
 # Readings of example 5: its key, its title, whether layer A squeezes, whether V is exact.
@@ -62,118 +53,34 @@ READINGS = (
 PUBLISHED = {"photonic-qc": 0.8067, "photonic-qq": 0.8755}
 
 
-def targets() -> Tensor:
-    """Return the tetromino kets `(7, 4, 4)`, amplitude 1/2 on each of four squares."""
-    rows = ["".join(picture.split()) for picture in TETROMINOES.values()]
-    flat = [[(square == "#") / 2 for square in row] for row in rows]
-    return torch.tensor(flat, dtype=torch.float64).view(-1, SIDE, SIDE)
+class Cell(NamedTuple):
+    """A head on the features of a trunk, one row of the table.
 
-
-def two_mode_states(amplitudes: Tensor) -> Tensor:
-    """Return products of coherent states `(n, cutoff, cutoff)` of amplitudes `(n, 2)`."""
-    first, second = coherent(amplitudes, TWO_MODE_CUTOFF).unbind(-2)
-    return first[:, :, None] * second[:, None, :]
-
-
-def source_inputs() -> Tensor:
-    """Return the seven input kets of the tetromino network."""
-    return two_mode_states(ALPHA * torch.tensor(STATES, dtype=torch.complex128))
-
-
-def fidelities(network: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return how well each tetromino is drawn `(7,)`, and the squared norms of the kets `(7,)`.
-
-    As published, a picture is what is left after projection on at most three photons a mode.
+    Attributes:
+        title: names the row.
+        contestant: the head and how it is trained.
+        task: what it is trained on.
+        is_published: whether the published value is of this cell.
     """
-    kets = network(source_inputs())
-    pictures = kets[:, :SIDE, :SIDE]
-    overlaps = (pictures * targets()).sum((1, 2)).abs().square()
-    return overlaps / pictures.abs().square().sum((1, 2)), 1 - lost_norm(kets, 2)
 
-
-def drawing_cost(network: nn.Module) -> Tensor:
-    """Return the published cost of the pre-training: missed fidelity, and norm that was lost."""
-    overlap, norms = fidelities(network)
-    penalty = TRACE_PENALTY * (norms.square() - 1).square().sum()
-    return (1 - overlap).square().mean() + penalty
-
-
-def tetromino_network(run: Run, config: PhotonicConfig) -> TwoModeLayers:
-    """Return the network of 25 layers, pre-trained anew, or read from the run or `config.source`.
-
-    Raises:
-        WeightsError: the file does not hold such a network.
-    """
-    from pathlib import Path
-
-    with torch_stream(config.seed, "tetrominoes"):
-        network = TwoModeLayers(
-            DEPTH, passive_spread=PASSIVE_SPREAD, active_spread=config.source_spread
-        )
-    with torch.no_grad():
-        network.weights[:, PHASES] /= PASSIVE_SPREAD
-    path = Path(config.source) if config.source else run.folder / "trunks" / "tetromino.safetensors"
-    if config.source and not path.is_file():
-        raise WeightsError(f"{path} does not exist; leave --source out to train the network anew")
-    if path.exists():
-        load_weights(network, load_tensors(path), path)
-        run.advance(config.source_steps, "network read")
-        return network
-    step = descent(network, StepRecipe(config.source_steps, learning_rate=SOURCE_RATE))
-
-    with run.timed("source"):
-        for _ in range(config.source_steps):
-            run.advance(1, f"tetrominoes, cost {step(partial(drawing_cost, network)):.4f}")
-    save_tensors(path, network.state_dict())
-    return network
-
-
-def noisy_states(n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return `n` times the seven coherent states, each displaced at random, and their numbers."""
-    noise = rng.normal(0, NOISE, (n, len(STATES), 2, 2)) @ np.array([1, 1j])
-    amplitudes = torch.from_numpy(ALPHA * np.array(STATES) + noise).flatten(0, 1)
-    return two_mode_states(amplitudes), torch.arange(len(STATES)).repeat(n)
-
-
-def squeezed_states(n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return `n` kets of example 5 `(n, cutoff)` and labels: 0 coherent, 1 a single photon."""
-    labels = torch.from_numpy(rng.integers(0, 2, n))
-    photon = torch.roll(vacuum(1, ONE_MODE_CUTOFF), 1)
-    start = torch.stack([coherent(torch.ones((), dtype=torch.complex128), ONE_MODE_CUTOFF), photon])
-    turns = torch.from_numpy(rng.uniform(-2 * pi, 2 * pi, (n, 2)))
-    r = torch.from_numpy(rng.uniform(-SQUEEZED, SQUEEZED, n))
-    kets = start[labels] * rotation(turns[:, 0], ONE_MODE_CUTOFF)
-    kets = (squeezing(r, torch.zeros_like(r), ONE_MODE_CUTOFF) @ kets[..., None])[..., 0]
-    return kets * rotation(turns[:, 1], ONE_MODE_CUTOFF), labels
-
-
-def dense_layer() -> nn.Linear:
-    """Return the classical head of example 4, with the first weights of its source."""
-    layer = nn.Linear(SIDE * SIDE, len(STATES))
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def published_layer(*, squeezes: bool, exact: bool = True) -> OneModeLayers:
-    """Return layer A of example 5; `squeezes=False` leaves a gate out, as published code did."""
-    layer = OneModeLayers(1, squeezes=squeezes, exact=exact)
-    with torch.no_grad():
-        layer.weights.copy_(torch.tensor([PUBLISHED_LAYER], dtype=torch.float64))
-    return layer
+    title: str
+    contestant: Contestant
+    task: PairTask
+    is_published: bool
 
 
 def run_photonic(run: Run, config: PhotonicConfig) -> dict[str, Any]:
     """Run one of the two studies in its directory and return what `result.json` holds."""
     is_qc = config.study == "photonic-qc"
-    cells = len(config.keep) if is_qc else len(READINGS)
-    run.work = cells * config.seeds * sum(config.steps) / 10
+    n_trunks = len(config.keep) if is_qc else len(READINGS)
+    run.work = n_trunks * config.seeds * sum(map(_work_of_head, config.steps))
     run.work += config.source_steps if is_qc else 0
     keep_data(run.folder, {"digest": "drawn from the seed", "splits": {}})
-    rows, facts = _qc(run, config) if is_qc else _qq(run, config)
+    cells, facts = _qc_cells(run, config) if is_qc else _qq_cells(config)
+    run.spread(run, (_unit(cell, config) for cell in cells))
     result = {
         "study": config.study,
-        "rows": rows,
+        "rows": [_row(run, cell, config) for cell in cells],
         "notes": _notes(config),
         "facts": facts,
         "config": config.model_dump(mode="json"),
@@ -183,7 +90,7 @@ def run_photonic(run: Run, config: PhotonicConfig) -> dict[str, Any]:
     return result
 
 
-def _qc(run: Run, config: PhotonicConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _qc_cells(run: Run, config: PhotonicConfig) -> tuple[list[Cell], dict[str, Any]]:
     network = tetromino_network(run, config)
     with torch.no_grad():
         overlap, norms = fidelities(network)
@@ -191,83 +98,85 @@ def _qc(run: Run, config: PhotonicConfig) -> tuple[list[dict[str, Any]], dict[st
         noisy_states(n, numpy_rng(config.seed, part))
         for part, n in (("training", max(config.steps)), ("test", config.test_batches))
     ]
-    rows, lost = [], {}
+    cells, lost = [], {}
     for keep in config.keep:
-        read, build = FockAmplitudes(SIDE), dense_layer
-        transfer = Transfer(network, keep, nn.Sequential(read, build()))
+        read = FockAmplitudes(SIDE)
+        transfer = Transfer(network, keep, nn.Sequential(read, dense_layer()))
         kets = [predict_kets(transfer, inputs) for inputs, _ in parts]
         lost[str(keep)] = float(lost_norm(kets[0], 2).mean())
         features = [read(each).float() for each in kets]
-        task = PairTask(
-            "states", *(Samples(f, y) for f, (_, y) in zip(features, parts, strict=True))
-        )
+        task = _task(features, [labels for _, labels in parts])
         for steps in config.steps:
-            scores = _train(run, f"keep-{keep}-{steps}", build, task, len(STATES), steps, config)
-            name = f"{keep} of {DEPTH} photonic layers, then dense, {steps} steps"
-            published = PUBLISHED["photonic-qc"] if (keep, steps) == PUBLISHED_CUT else None
-            rows.append(
-                result_row("photonic-qc", f"{name} ({transfer.scheme})", scores.n_params,
-                           scores.accuracies, published)
-            )  # fmt: skip
+            # A batch holds each of the seven states once, as published.
+            recipe = StepRecipe(steps, len(STATES), RATE)
+            contestant = Contestant(f"keep-{keep}-{steps}", dense_layer, recipe, whole=True)
+            title = f"{keep} of {DEPTH} photonic layers, then dense, {steps} steps"
+            title = f"{title} ({transfer.scheme})"
+            cells.append(Cell(title, contestant, task, (keep, steps) == PUBLISHED_CUT))
     facts = {
         "fidelities": dict(zip(TETROMINOES, overlap.tolist(), strict=True)),
         "smallest norm of a tetromino": float(norms.min()),
         "mean norm lost by noisy states": lost,
     }
-    return rows, facts
+    return cells, facts
 
 
-def _qq(run: Run, config: PhotonicConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    batch = 8
+def _qq_cells(config: PhotonicConfig) -> tuple[list[Cell], dict[str, Any]]:
     parts = [
-        squeezed_states(n * batch, numpy_rng(config.seed, part))
+        squeezed_states(n * BATCH, numpy_rng(config.seed, part))
         for part, n in (("training", max(config.steps)), ("test", config.test_batches))
     ]
-    rows, lost = [], {}
+    cells, lost = [], {}
     for key, name, squeezes, exact in READINGS:
-        build = partial(_target_layers, exact)
+        build = partial(target_layers, exact=exact)
         transfer = Transfer(published_layer(squeezes=squeezes, exact=exact), 1, build())
         kets = [predict_kets(transfer, inputs) for inputs, _ in parts]
         lost[name] = float(lost_norm(kets[1], 1).mean())
-        task = PairTask("states", *(Samples(k, y) for k, (_, y) in zip(kets, parts, strict=True)))
+        task = _task(kets, [labels for _, labels in parts])
         for steps in config.steps:
-            scores = _train(run, f"{key}-{steps}", build, task, batch, steps, config)
-            as_published = key == "published" and steps == PUBLISHED_STEPS
+            contestant = Contestant(f"{key}-{steps}", build, StepRecipe(steps, BATCH, RATE))
             title = f"{name}, {steps} steps ({transfer.scheme})"
-            published = PUBLISHED["photonic-qq"] if as_published else None
-            rows.append(
-                result_row("photonic-qq", title, scores.n_params, scores.accuracies, published)
-            )
-    return rows, {"mean norm lost after layer A": lost}
+            is_published = key == "published" and steps == PUBLISHED_STEPS
+            cells.append(Cell(title, contestant, task, is_published))
+    return cells, {"mean norm lost after layer A": lost}
 
 
-def _target_layers(exact: bool) -> nn.Sequential:
-    return nn.Sequential(OneModeLayers(TARGET_DEPTH, exact=exact), VacuumLogits())
-
-
-def _train(
-    run: Run,
-    key: str,
-    build: Any,
-    task: PairTask,
-    batch: int,
-    steps: int,
-    config: PhotonicConfig,
-) -> Scores:
-    # A batch of the first study holds each of the seven states once, as published.
-    is_qc = config.study == "photonic-qc"
-    contestant = Contestant(key, build, StepRecipe(steps, batch, 0.01), whole=is_qc)
-    with run.timed("heads"):
-        return train_cell(
-            contestant, task, seed=config.seed, n_seeds=config.seeds, folder=run.folder / "heads",
-            on_seed=lambda value: run.advance(steps / 10, f"{key}: {100 * value:.1f} %"),
-        )  # fmt: skip
+def _task(inputs: list[Tensor], labels: list[Tensor]) -> PairTask:
+    training, test = map(Samples, inputs, labels)
+    return PairTask("states", training, test)
 
 
 @torch.no_grad()
 def predict_kets(transfer: Transfer, inputs: Tensor) -> Tensor:
     """Return the kets that leave the frozen trunk."""
     return torch.cat([transfer.features(part) for part in inputs.split(512)])
+
+
+def _work_of_head(steps: int) -> float:
+    return steps / 10
+
+
+def _unit(cell: Cell, config: PhotonicConfig) -> Unit:
+    path = Path("heads") / f"{cell.contestant.key}-{cell.task.name}.safetensors"
+    return Unit(_train, (cell.task, config), (cell.contestant,), (str(path),))
+
+
+def _train(run: Run, task: PairTask, config: PhotonicConfig, contestant: Contestant) -> Scores:
+    def report(accuracy: float) -> None:
+        work = _work_of_head(contestant.recipe.steps)
+        run.advance(work, f"{contestant.key}: {100 * accuracy:.1f} %")
+
+    with run.timed("heads"):
+        return train_cell(
+            contestant, task, seed=config.seed, n_seeds=config.seeds,
+            folder=run.folder / "heads", on_seed=report,
+        )  # fmt: skip
+
+
+def _row(run: Run, cell: Cell, config: PhotonicConfig) -> dict[str, Any]:
+    scores = _train(run, cell.task, config, cell.contestant)
+    published = PUBLISHED[config.study] if cell.is_published else None
+    return result_row(config.study, cell.title, scores.n_params, scores.accuracies, published)
 
 
 def _notes(config: PhotonicConfig) -> list[str]:

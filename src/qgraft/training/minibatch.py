@@ -20,6 +20,7 @@ from qgraft.errors import ConfigError, RunError
 from qgraft.seeds import numpy_rng
 from qgraft.training.loop import Samples
 from qgraft.training.one_thread import one_thread
+from qgraft.training.stopping import stop_if_asked
 
 Optimiser = Literal["adam", "nesterov", "lbfgs", "spsa"]
 Cost = Literal["cross-entropy", "mse"]
@@ -83,6 +84,7 @@ def train_steps(
     head.train()
     costs = []
     for index in batches:
+        stop_if_asked()
         inputs, labels = samples.at(index)
 
         def total(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
