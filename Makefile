@@ -13,7 +13,7 @@ test: check
 
 # Hostile input, crashes and faults at full size: hours, for a machine that has the night.
 fuzz: $(DEV)
-	QGRAFT_NIGHTLY=1 $(BIN)/python -m pytest -q -n 2 tests/test_hostile_*.py tests/test_crash.py tests/test_faults.py
+	QGRAFT_NIGHTLY=1 $(BIN)/python -m pytest -q -n 2 tests/test_hostile_*.py tests/test_crash*.py tests/test_faults.py
 
 check: $(DEV)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright

@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NotRequired
 
 from pydantic import Field, FiniteFloat, NonNegativeInt
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from qgraft.evaluation.audit.findings import Finding
 from qgraft.reports.distill_plots import accuracy_dots, gain_intervals, setting, validation_lines
 from qgraft.reports.page import checked_result, embedded, render_page
 from qgraft.training.checkpoint import atomic_write, read_json
@@ -68,6 +69,7 @@ class Result(TypedDict):
     teachers: list[TeacherRow]
     gains: list[Gain]
     notes: list[str]
+    audit: NotRequired[list[Finding]]
 
 
 def read_distill(run: Path) -> Result:
@@ -213,4 +215,5 @@ def _page(run: Path, result: Result, figures: Mapping[str, str]) -> str:
         rows=[(setting(row), row["is_control"], table_cells(row)) for row in result["rows"]],
         teachers=[teacher_cells(row) for row in result["teachers"]],
         figures={name: embedded(svg) for name, svg in figures.items()},
+        audit=result.get("audit"),
     )

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 from qgraft.config import DistillConfig
 from qgraft.errors import ConfigError
+from qgraft.evaluation.audit.findings import worst_first
 from qgraft.grafting import graft
 from qgraft.heads.registry import HEADS
+from qgraft.studies.distill_audit import audit_limits, audit_task
 from qgraft.studies.distill_cells import Scores, cell_files, settings_of, train_cell
 from qgraft.studies.distill_rows import (
     NOBODY,
@@ -75,7 +77,8 @@ def run_distill(run: Run, tasks: Sequence[DistillTask], config: DistillConfig) -
         "rows": rows_of(cells, config),
         "teachers": teachers,
         "gains": gains_by_dataset(cells),
-        "notes": notes(config),
+        "notes": [*notes(config), *(limit for task in tasks for limit in audit_limits(task))],
+        "audit": worst_first([found for task in tasks for found in audit_task(task)]),
         "data": {task.name: task.described() for task in tasks},
         "config": config.model_dump(mode="json"),
     }

@@ -35,6 +35,26 @@ SELECT_SHARE = 3  # one validation image for so many training images, few labels
 SELECT_TENTH = 10  # one training image in ten chooses the epoch, all labels
 
 
+class Origin(NamedTuple):
+    """Where samples come from: an image has one place, in however many parts it is.
+
+    Attributes:
+        names: of all images.
+        groups: int64, the photograph of each image.
+        teaching: places of the samples a teacher learns from.
+        training: places of the samples students learn from, some of those of the teacher.
+        validation: places of the samples that choose the epoch.
+        test: places of the samples that are scored.
+    """
+
+    names: tuple[str, ...]
+    groups: np.ndarray
+    teaching: np.ndarray
+    training: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
 class DistillTask(NamedTuple):
     """One data set for teacher and students.
 
@@ -48,6 +68,7 @@ class DistillTask(NamedTuple):
         test: samples that are scored.
         shown: inputs of the training samples as the teacher sees them.
         shown_test: inputs of the test samples as the teacher sees them.
+        origin: which images all these are.
     """
 
     dataset: str
@@ -59,6 +80,7 @@ class DistillTask(NamedTuple):
     test: Samples
     shown: Tensor
     shown_test: Tensor
+    origin: Origin
 
     @property
     def name(self) -> str:
@@ -168,11 +190,12 @@ def _digit_task(
     unlabelled: int = 0,
 ) -> DistillTask:
     names = tuple(map(str, np.unique(training.labels)))
+    n, scored = len(training.labels), np.arange(len(test.labels))
     if protocol == "paper":
-        first = _each(test.labels, 0, PAPER_TEST_PER_CLASS)
-        test = Digits(test.images[first], test.labels[first])
+        scored = _each(test.labels, 0, PAPER_TEST_PER_CLASS)
+        test = Digits(test.images[scored], test.labels[scored])
     if per_class == "all":
-        order = numpy_rng(0, "validation images").permutation(len(training.labels))
+        order = numpy_rng(0, "validation images").permutation(n)
         cut = len(order) // SELECT_TENTH
         select, learn = np.sort(order[:cut]), np.sort(order[cut:])
     else:
@@ -180,31 +203,39 @@ def _digit_task(
         stop = per_class + max(1, per_class // SELECT_SHARE)
         select = _each(training.labels, per_class, stop)
     teaching, tested = _samples(training), _samples(test)
-    others = np.setdiff1d(np.arange(len(training.labels)), [*learn, *select])
-    learned = _with_unlabelled(teaching.subset(learn), teaching.subset(others), unlabelled)
+    drawn = _drawn(np.setdiff1d(np.arange(n), [*learn, *select]), unlabelled)
+    learned = _hiding_labels(teaching, learn, drawn)
     validation = tested if protocol == "paper" else teaching.subset(select)
+    places = n + np.arange(len(scored))
+    origin = Origin(
+        tuple(f"image {k}" for k in [*range(n), *scored]), np.arange(n + len(scored)),
+        np.arange(n), np.append(learn, drawn), places if protocol == "paper" else select, places,
+    )  # fmt: skip
     return DistillTask(
         dataset, classes, names, teaching, learned, validation, tested, learned.inputs,
-        tested.inputs,
+        tested.inputs, origin,
     )  # fmt: skip
 
 
-def _with_unlabelled(labelled: Samples, others: Samples, n: int) -> Samples:
-    """Return labelled samples, then `n` of the others without their labels.
+def _drawn(others: np.ndarray, n: int) -> np.ndarray:
+    """Draw `n` places of images to learn from without their labels.
 
     Raises:
-        DataError: there are not so many others.
+        DataError: there are not so many.
     """
-    if n > len(others.labels):
+    if n > len(others):
         raise DataError(
-            f"{n} unlabelled images were asked for, but only {len(others.labels)} training images "
+            f"{n} unlabelled images were asked for, but only {len(others)} training images "
             "are neither labelled nor used for validation; lower --unlabelled or --per-class"
         )
-    drawn = numpy_rng(0, "unlabelled images").permutation(len(others.labels))[:n]
-    return Samples(
-        torch.cat([labelled.inputs, others.inputs[drawn]]),
-        torch.cat([labelled.labels, torch.full((n,), UNLABELLED)]),
-    )
+    return others[numpy_rng(0, "unlabelled images").permutation(len(others))[:n]]
+
+
+def _hiding_labels(samples: Samples, labelled: np.ndarray, others: np.ndarray) -> Samples:
+    """Return the labelled samples, then the others without their labels."""
+    found = samples.subset(np.append(labelled, others))
+    hidden = torch.full((len(others),), UNLABELLED)
+    return Samples(found.inputs, torch.cat([found.labels[: len(labelled)], hidden]))
 
 
 def _each(labels: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -253,11 +284,16 @@ def image_task(
     )
     n = len(teaching.labels)
     first = np.arange(n) if per_class == "all" else _each(teaching.labels.numpy(), 0, per_class)
-    others = teaching.subset(np.setdiff1d(np.arange(n), first))
-    learn = _with_unlabelled(teaching.subset(first), others, unlabelled)
+    drawn = _drawn(np.setdiff1d(np.arange(n), first), unlabelled)
+    learn = _hiding_labels(teaching, first, drawn)
+    origin = Origin(
+        images.names, images.groups, splits.train, splits.train[np.append(first, drawn)],
+        splits.select, splits.holdout,
+    )  # fmt: skip
     return DistillTask(
-        name, "all", images.class_names, teaching, learn, select, test, learn.inputs, test.inputs
-    )
+        name, "all", images.class_names, teaching, learn, select, test, learn.inputs, test.inputs,
+        origin,
+    )  # fmt: skip
 
 
 def own_task(

@@ -6,8 +6,16 @@ is, where, and what to do. Clean data gives none. docs/audit.md lists every chec
 
 from __future__ import annotations
 
-from qgraft.evaluation.audit.checks import audit_images, audit_parts
+from qgraft.evaluation.audit.checks import audit_images, audit_parts, audit_split
 from qgraft.evaluation.audit.dataset import Splitting, audit_data
 from qgraft.evaluation.audit.findings import Finding, Severity
 
-__all__ = ["Finding", "Severity", "Splitting", "audit_data", "audit_images", "audit_parts"]
+__all__ = [
+    "Finding",
+    "Severity",
+    "Splitting",
+    "audit_data",
+    "audit_images",
+    "audit_parts",
+    "audit_split",
+]

@@ -42,8 +42,23 @@ def audit_parts(parts: Mapping[str, ImageSet], about: str) -> list[Finding]:
         tuple(f"{place} {name}" for place, part in parts.items() for name in part.names),
         next(iter(parts.values())).class_names,
     )
-    evidence = evidence_of(joined)
-    found = [*label_findings(evidence), *copy_findings(evidence, index)]
+    return audit_split(joined, index, about)
+
+
+def audit_split(
+    images: ImageSet, parts: copies.Parts, about: str, compared: np.ndarray | None = None
+) -> list[Finding]:
+    """Return all findings about images and how they are split; worst first.
+
+    Args:
+        images: all images; names tell their part.
+        parts: which of them are in each part; parts must share nothing.
+        about: what they are, put before every message.
+        compared: those among which near-duplicates are sought, by default all: the time this takes
+            grows with the square of their number.
+    """
+    evidence = evidence_of(images)
+    found = [*label_findings(evidence), *copy_findings(evidence, parts, compared)]
     found += files.blank_images(evidence)
     return worst_first([{**item, "message": f"{about}: {item['message']}"} for item in found])
 
@@ -55,12 +70,14 @@ def label_findings(evidence: Evidence) -> Iterator[Finding]:
     yield from label_noise(evidence)
 
 
-def copy_findings(evidence: Evidence, parts: copies.Parts) -> Iterator[Finding]:
+def copy_findings(
+    evidence: Evidence, parts: copies.Parts, compared: np.ndarray | None = None
+) -> Iterator[Finding]:
     """Report images that are there more than once, across a split or anywhere."""
     yield from copies.shared_images(evidence, parts)
     yield from copies.shared_photographs(evidence, parts)
     yield from copies.repeated_images(evidence, parts)
-    yield from copies.near_duplicates(evidence, parts)
+    yield from copies.near_duplicates(evidence, parts, compared)
 
 
 def file_findings(evidence: Evidence) -> Iterator[Finding]:

@@ -107,9 +107,21 @@ def repeated_images(evidence: Evidence, parts: Parts) -> Iterator[Finding]:
         )
 
 
-def near_duplicates(evidence: Evidence, parts: Parts) -> Iterator[Finding]:
-    """Report images that look alike without being equal, across a split or across groups."""
+def near_duplicates(
+    evidence: Evidence, parts: Parts, compared: np.ndarray | None = None
+) -> Iterator[Finding]:
+    """Report images that look alike without being equal, across a split or across groups.
+
+    Args:
+        evidence: of all images.
+        parts: the sides of the split.
+        compared: the images to look at, by default all.
+    """
     side = _sides(len(evidence), parts)
+    everyone = np.arange(len(evidence))
+    if compared is not None:
+        everyone = compared
+        parts = {name: members[np.isin(members, compared)] for name, members in parts.items()}
     for first, second in combinations(parts, 2):
         across = twins(evidence, parts[second], parts[first])
         if len(across.image):
@@ -120,7 +132,6 @@ def near_duplicates(evidence: Evidence, parts: Parts) -> Iterator[Finding]:
                 f"{len(across.image)} of {len(parts[second])} {second} images almost like a "
                 f"{first} image, perhaps turned or mirrored: look, and give such images one group",
             )
-    everyone = np.arange(len(evidence))
     within = twins(evidence, everyone, everyone)
     # Neighbours on different sides are reported above; of two that found each other, one stays.
     mutual = dict(zip(within.image.tolist(), within.other.tolist(), strict=True))
@@ -146,9 +157,9 @@ def twins(evidence: Evidence, images: np.ndarray, others: np.ndarray) -> Twins:
         return Twins(np.empty(0, np.int64), np.empty(0, np.int64))
     number = {digest: n for n, digest in enumerate(dict.fromkeys(evidence.digests))}
     pixels = np.array([number[digest] for digest in evidence.digests])
-    tiny = evidence.tiny()
-    known = _details(tiny[others]).T
-    turned = [_details(_turned(tiny[images], turn)) for turn in range(8)]
+    known = _details(evidence.tiny(others)).T
+    tiny = evidence.tiny(images)
+    turned = [_details(_turned(tiny, turn)) for turn in range(8)]
     best = np.zeros(len(images), dtype=np.float32)
     nearest, turns = np.zeros(len(images), dtype=np.int64), np.zeros(len(images), dtype=np.int64)
     for start in range(0, len(images), BLOCK):

@@ -74,10 +74,11 @@ class Evidence:
     def __len__(self) -> int:
         return len(self.names)
 
-    def tiny(self) -> np.ndarray:
-        """Return grey copies of 16 x 16 as float32 `(n, 16, 16)`."""
+    def tiny(self, index: np.ndarray | None = None) -> np.ndarray:
+        """Return grey copies of 16 x 16 as float32 `(n, 16, 16)`, of all images or those given."""
         cell = N_SMALL // N_TINY
-        cells = self.small.reshape(-1, N_TINY, cell, N_TINY, cell)
+        small = self.small if index is None else self.small[index]
+        cells = small.reshape(-1, N_TINY, cell, N_TINY, cell)
         return cells.mean((2, 4), dtype=np.float32)
 
 
