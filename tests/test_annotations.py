@@ -54,6 +54,13 @@ def test_file_name_is_only_a_remark():
     assert read(text.replace("<filename>steel_1.jpg</filename>", "")).filename == ""
 
 
+def test_a_huge_name_of_an_encoding_is_not_repeated():
+    head = f'<?xml version="1.0" encoding="{"x" * 100_000}"?>'
+    with pytest.raises(AnnotationError, match="unknown encoding") as caught:
+        read(voc(head=head))
+    assert len(str(caught.value)) < 400
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "iso-8859-1"])
 def test_declared_encodings_are_read(encoding):
     declared = encoding.removesuffix("-sig")

@@ -21,6 +21,7 @@ from qgraft.errors import AnnotationError
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16
 MAX_ELEMENTS = 10_000
+MAX_REASON = 200  # characters of what the parser says
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 
@@ -129,7 +130,8 @@ def _parse(data: bytes) -> Element:
         kind = type(error).__name__
         raise _FaultError(f"declares entities or a DTD ({kind}); remove the declaration") from None
     except (ParseError, ValueError, LookupError) as error:
-        raise _FaultError(f"not well-formed XML ({error}); export it again") from None
+        reason = str(error)[:MAX_REASON]  # it quotes the file, which may name a huge encoding
+        raise _FaultError(f"not well-formed XML ({reason}); export it again") from None
     if root.tag != "annotation":
         raise _FaultError(f"root element is <{root.tag[:40]}>, not <annotation>; export Pascal-VOC")
     return root
