@@ -104,7 +104,10 @@ def hear(run: Run, name: str, task: DistillTask, config: DistillConfig) -> Teach
 def trained_teacher(
     run: Run, name: str, task: DistillTask, config: DistillConfig
 ) -> tuple[nn.Module, float | None]:
-    """Return a trained network and the best accuracy of its epochs on the test samples."""
+    """Return a trained network and the best accuracy of its epochs on the test samples.
+
+    None for a network of an earlier run: its epochs may have been scored on other samples.
+    """
     if name in ENSEMBLES:
         parts = [trained_teacher(run, member, task, config)[0] for member in DIGIT_NETWORKS]
         mean = ENSEMBLES[name]
@@ -113,17 +116,17 @@ def trained_teacher(
     file = _file(name, task)
     if config.trunks:
         kept = Path(config.trunks)
-        history = load_trained(kept if kept.is_file() else kept / file, network)
-    else:
-        keep_freed_memory()
-        on_epoch = run.each_epoch(teacher_work(name, task), f"{name} on {task.name}")
-        recipe = Recipe(config.teacher_epochs, RATE, BATCH, config.mixed_precision)
-        tested = Samples(task.shown_test, task.test.labels)
-        with run.timed(f"teacher/{task.name}-{name}"):
-            history = train(
-                network, task.teaching, tested, recipe, seed=config.seed,
-                checkpoint=run.folder / "trunks" / file, on_epoch=on_epoch,
-            )  # fmt: skip
+        load_trained(kept if kept.is_file() else kept / file, network)
+        return network, None
+    keep_freed_memory()
+    on_epoch = run.each_epoch(teacher_work(name, task), f"{name} on {task.name}")
+    recipe = Recipe(config.teacher_epochs, RATE, BATCH, config.mixed_precision)
+    tested = Samples(task.shown_test, task.test.labels)
+    with run.timed(f"teacher/{task.name}-{name}"):
+        history = train(
+            network, task.teaching, tested, recipe, seed=config.seed,
+            checkpoint=run.folder / "trunks" / file, on_epoch=on_epoch,
+        )  # fmt: skip
     scores = [record["val_accuracy"] for record in history if "val_accuracy" in record]
     return network, max(scores, default=None)
 
