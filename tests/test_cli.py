@@ -146,26 +146,22 @@ def test_reproduce_fit_and_predict_on_files(monkeypatch, capsys, tmp_path):
     assert (row["model"], row["variant"], row["replaced"]) == ("CM-2", "dressed", 4)
 
 
-def test_a_run_goes_on_with_images_that_moved_but_not_with_others(monkeypatch, capsys, tmp_path):
+def test_a_run_goes_on_with_the_same_folder_by_any_name(monkeypatch, capsys, tmp_path):
     data = write_voc(tmp_path / "data", 30)
     out = tmp_path / "run"
     code, _, err = call(monkeypatch, capsys, "fit", data, *QUICK, "--out", out)
     assert code == 0, err
-    weights = weights_of(out / "SHA256SUMS")
-    assert weights
-    moved = data.rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(data)
+    heads = {path: path.stat().st_mtime_ns for path in (out / "heads").iterdir()}
+    (out / "result.json").unlink()
     resumed = [*QUICK, "--out", out, "--resume"]
-    code, _, err = call(monkeypatch, capsys, "fit", moved, *resumed)
+    code, _, err = call(monkeypatch, capsys, "fit", "../data", *resumed)
     assert code == 0, err
-    assert weights_of(out / "SHA256SUMS") == weights
-    Image.fromarray(np.zeros((90, 90), np.uint8)).save(moved / "IMAGES" / "scratches_0.jpg")
-    code, _, err = call(monkeypatch, capsys, "fit", moved, *resumed)
+    assert {path: path.stat().st_mtime_ns for path in heads} == heads
+    other = write_voc(tmp_path / "other", 30)
+    code, _, err = call(monkeypatch, capsys, "fit", other, *resumed)
     assert code == 2
-    assert "the images or their splits changed" in err
-
-
-def weights_of(sums):
-    return [line for line in sums.read_text().splitlines() if ".safe" in line]
+    assert "started with other settings: data was" in err
 
 
 def test_broken_files_are_named_and_can_be_skipped(monkeypatch, capsys, tmp_path):

@@ -44,7 +44,7 @@ def found(made, kind):
 def test_clean_data_gives_nothing():
     assert audit_task(task()) == []
     assert audit_task(task(unlabelled=10)) == []
-    assert audit_limits(task()) == []
+    assert audit_limits([task()]) == []
 
 
 def test_a_leak_is_named_with_who_learned_from_it():
@@ -109,9 +109,9 @@ def test_names_and_photographs_of_own_images_are_known():
 
 def test_large_sets_are_compared_in_part_and_this_is_said(monkeypatch):
     monkeypatch.setattr(distill_audit, "COMPARED", 40)
-    (said,) = audit_limits(task())
-    assert "made-up-6: the audit sought near-duplicates among 40 of 78 training, 12 of 12 " in said
-    assert "40 of 60 test images" in said
+    (said,) = audit_limits([task()])
+    assert said.startswith("The audit sought near-duplicates among 40 images of each larger part")
+    assert "(made-up-6: 78 training, 60 test)" in said
     parts = {"training": np.arange(78), "test": np.arange(78, 98)}
     shown = np.arange(98) < 36
     compared = distill_audit._compared(parts, shown)

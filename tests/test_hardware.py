@@ -126,8 +126,9 @@ def test_all_templates_are_shown_beside_the_published_ones(tmp_path):
     found = json.loads(out.read_text())
     assert [row["template"] for row in found["rows"]] == [*range(1, 20)] * 2
     assert len(found["rank_correlation"]) == 6
-    refused = CliRunner().invoke(app, ["inspect", "sim", "--samples", "5"])
-    assert isinstance(refused.exception, ConfigError)
+    for wrong in (["--samples", "5"], ["--figure", str(tmp_path / "x.svg")], ["--variant", "x"]):
+        refused = CliRunner().invoke(app, ["inspect", "sim", *wrong])
+        assert isinstance(refused.exception, ConfigError)
 
 
 def test_commands(tmp_path):

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import signal
 import sys
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from qgraft import cli
 from qgraft.cli import qcnn as command
@@ -25,6 +27,7 @@ from qgraft.studies.qcnn_tasks import reduced_tasks
 from qgraft.studies.run import open_run
 from qgraft.training.loop import Samples
 from qgraft.training.minibatch import StepRecipe
+from qgraft.training.stopping import Stopped, ask_to_stop, stop_held_back, stop_on_signals
 
 
 def images(name, n, classes):
@@ -79,6 +82,29 @@ def test_rows_hold_what_the_cells_reached(finished):
     assert counts["ttn", "generalised"] == 24
     assert result["config"]["steps"] == 6
     assert {c["first"] for c in result["comparisons"]} == {"ttn generalised", "cz generalised"}
+
+
+def test_a_stop_waits_for_one_step_and_not_for_the_head(tmp_path):
+    steps = []
+
+    def ask(module, inputs, outputs):
+        steps.append(1)
+        if len(steps) == 3:
+            ask_to_stop(signal.SIGTERM)
+
+    def build():
+        head = nn.Linear(4, 2)
+        head.register_forward_hook(ask)
+        return head
+
+    samples = Samples(torch.rand(20, 4), torch.arange(20) % 2)
+    contestant = Contestant("one", build, StepRecipe(50, 4))
+    with stop_on_signals(), stop_held_back(), pytest.raises(Stopped):
+        train_cell(
+            contestant, PairTask("pair", samples, samples), seed=0, n_seeds=1, folder=tmp_path
+        )
+    assert len(steps) == 3
+    assert not list(tmp_path.iterdir())
 
 
 class StoppedError(Exception):

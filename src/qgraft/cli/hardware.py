@@ -28,8 +28,8 @@ def inspect(
     what: Annotated[
         str,
         typer.Argument(
-            help=f"A run directory, or a circuit: {CIRCUITS}; sim: all of these beside what was "
-            "published (arXiv 1905.10876)."
+            help=f"A run directory, or a circuit: {CIRCUITS}. sim: the nineteen templates of arXiv "
+            "1905.10876 beside what was published."
         ),
     ],
     variant: Annotated[str | None, typer.Option(help="Which hybrid of a run.")] = None,
@@ -42,7 +42,9 @@ def inspect(
     from qgraft.reports.inspection import facts_of, parameter_table
     from qgraft.terminal import console
 
-    if what == ALL_TEMPLATES:
+    if what == ALL_TEMPLATES and not Path(what).is_dir():
+        if variant is not None or figure is not None:
+            raise ConfigError("'sim' takes no --variant and no --figure; name one circuit for them")
         _inspect_templates(samples, seed, json_file)
         return
     circuit, weights = _circuit_of(what, variant)
@@ -107,7 +109,9 @@ def named_circuit(text: str) -> Circuit:
         return sim_circuit(int(name[4:]), **n)
     builders = {"surface": surface_circuit, "dressed": dressed_circuit, "qcnn": qcnn_circuit}
     if name not in builders:
-        raise ConfigError(f"{text!r} is no run directory and no circuit; known: {CIRCUITS}")
+        raise ConfigError(
+            f"{text!r} is no run directory and no circuit; known: {CIRCUITS}; sim for all templates"
+        )
     return builders[name](**n)
 
 

@@ -101,8 +101,8 @@ def template_table(rows: Sequence[Descriptors]) -> Table:
         caption="Expressibility: divergence from Haar, 0 is best. Entangling: Meyer-Wallach, "
         "0 to 1; the published numbers are those of normalised halves."
     )
-    titles = ("layers", "template", "expressibility", "published", "entangling", "normalised")
-    for title in (*titles, "published"):
+    titles = ("layers", "template", "expressibility", "published KL", "entangling", "normalised")
+    for title in (*titles, "published Q"):
         table.add_column(title, justify="right")
     for row in sorted(rows, key=lambda row: (row.layers, -row.expressibility)):
         table.add_row(str(row.layers), str(row.template), *(f"{value:.4f}" for value in row[2:]))

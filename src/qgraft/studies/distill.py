@@ -77,7 +77,7 @@ def run_distill(run: Run, tasks: Sequence[DistillTask], config: DistillConfig) -
         "rows": rows_of(cells, config),
         "teachers": teachers,
         "gains": gains_by_dataset(cells),
-        "notes": [*notes(config), *(limit for task in tasks for limit in audit_limits(task))],
+        "notes": [*notes(config), *audit_limits(tasks)],
         "audit": worst_first([found for task in tasks for found in audit_task(task)]),
         "data": {task.name: task.described() for task in tasks},
         "config": config.model_dump(mode="json"),

@@ -7,6 +7,8 @@ so they count for validation alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -39,16 +41,19 @@ def audit_task(task: DistillTask) -> list[Finding]:
     return audit_split(images, parts, task.name, _compared(parts, shown))
 
 
-def audit_limits(task: DistillTask) -> list[str]:
-    """Say, in one sentence, what the audit of a task did not look at, if anything."""
-    sizes = {part: len(members) for part, members in _parts(task).items()}
-    if max(sizes.values()) <= COMPARED:
+def audit_limits(tasks: Sequence[DistillTask]) -> list[str]:
+    """Say, in one sentence, what the audits of tasks did not look at, if anything."""
+    large = []
+    for task in tasks:
+        sizes = {part: len(members) for part, members in _parts(task).items()}
+        listed = ", ".join(f"{n:,} {part}" for part, n in sizes.items() if n > COMPARED)
+        large += [f"{task.name}: {listed}"] if listed else []
+    if not large:
         return []
-    listed = ", ".join(f"{min(n, COMPARED):,} of {n:,} {part}" for part, n in sizes.items())
     return [
-        f"{task.name}: the audit sought near-duplicates among {listed} images, those of the "
-        "students before those of the teacher alone, otherwise drawn at random; equal images and "
-        "everything else were sought among all."
+        f"The audit sought near-duplicates among {COMPARED:,} images of each larger part "
+        f"({'; '.join(large)}), those of the students before those of the teacher alone, otherwise "
+        "drawn at random; equal images and everything else were sought among all."
     ]
 
 

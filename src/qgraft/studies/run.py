@@ -31,9 +31,6 @@ UNIT_FOLDERS = ("trunks", "heads", "features")
 _NOT_SUMMED = frozenset(
     ("report.html", "tables", "figures", "env.json", "timings.json", SUMS_FILE, LOCK_FILE)
 )
-# How the command was typed does not matter, nor where the images lie: their digest is compared.
-_NOT_COMPARED = frozenset(("command", "data"))
-
 Progress = Callable[[float, float, str], None]  # (work done, all work, what is being done)
 
 
@@ -222,14 +219,21 @@ def _start_or_resume(folder: Path, config: dict[str, Any], resume: bool) -> None
             f"{folder} holds a run already; go on with it by --resume, or choose another --out"
         )
     stored = _read_object(settings)
-    keys = ({**stored, **config}).keys() - _NOT_COMPARED
-    differing = sorted(key for key in keys if stored.get(key) != config.get(key))
+    keys = ({**stored, **config}).keys() - {"command"}  # how it was typed does not matter
+    differing = sorted(key for key in keys if not _is_same(key, stored.get(key), config.get(key)))
     if differing:
         key = differing[0]
         raise RunError(
             f"{folder} was started with other settings: {key} was {stored.get(key)!r}, now "
             f"{config.get(key)!r} ({len(differing)} differ); use the same, or another --out"
         )
+
+
+def _is_same(key: str, stored: Any, given: Any) -> bool:
+    """Compare a setting; one folder of images has many names."""
+    if key == "data" and isinstance(stored, str) and isinstance(given, str):
+        return Path(stored).resolve() == Path(given).resolve()
+    return stored == given
 
 
 def _read_object(path: Path) -> dict[str, Any]:
